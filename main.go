@@ -1,5 +1,5 @@
-// Command terraform-provider-sharedos serves the Terraform provider sharedos/sharedos. With "report" as its first argument, it writes a
-// report on a storage pool and its VMs instead.
+// Command terraform-provider-sharedos serves the Terraform provider sharedos/sharedos. With
+// "report" as its first argument, it writes a report on a storage pool and its VMs instead.
 package main
 
 import (
@@ -59,11 +59,12 @@ func serve(debug bool) (err error) {
 	} else {
 		go endWithTerraform(sharedos, os.Getppid, time.Second, func() { os.Exit(1) })
 	}
-	return tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
+	return tf6server.Serve(provider.Address,
+		func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) }, options...)
 }
 
-// endWithTerraform ends this process when Terraform, its parent, has died without ending it: nothing else would. It waits until the
-// provider is idle. It does not close the provider, which would record that a state has what was made.
+// endWithTerraform ends this process when Terraform, its parent, has died without ending it: nothing else would. It
+// waits until the provider is idle. It does not close the provider, which would record that a state has what was made.
 func endWithTerraform(sharedos *provider.Provider, parent func() int, every time.Duration, end func()) {
 	terraform, idle := parent(), 0
 	for idle < 2 { // a call that Terraform made last may not be counted yet
@@ -93,20 +94,21 @@ func open(ctx context.Context, config provider.Config) (provider.Backend, error)
 // terraformLog writes log lines in the form that Terraform reads from its plugins: the JSON of go-hclog. TF_LOG and
 // TF_LOG_PROVIDER show them.
 func terraformLog(to io.Writer) slog.Handler {
-	return slog.NewJSONHandler(to, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) > 0 {
+	return slog.NewJSONHandler(to,
+		&slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) > 0 {
+				return a
+			}
+			switch a.Key {
+			case slog.TimeKey:
+				return slog.String("@timestamp", a.Value.Time().Format("2006-01-02T15:04:05.000000Z07:00"))
+			case slog.LevelKey:
+				return slog.String("@level", strings.ToLower(a.Value.String()))
+			case slog.MessageKey:
+				return slog.String("@message", a.Value.String())
+			}
 			return a
-		}
-		switch a.Key {
-		case slog.TimeKey:
-			return slog.String("@timestamp", a.Value.Time().Format("2006-01-02T15:04:05.000000Z07:00"))
-		case slog.LevelKey:
-			return slog.String("@level", strings.ToLower(a.Value.String()))
-		case slog.MessageKey:
-			return slog.String("@message", a.Value.String())
-		}
-		return a
-	}})
+		}})
 }
 
 type backend struct{ host *host.Host }

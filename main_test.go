@@ -14,7 +14,8 @@ func TestTheProviderEndsWithTerraform(t *testing.T) {
 	var parent atomic.Int64
 	parent.Store(4711)
 	ended := make(chan struct{})
-	sharedos := provider.New("test", func(context.Context, provider.Config) (provider.Backend, error) { return nil, errors.New("not opened") })
+	sharedos := provider.New("test",
+		func(context.Context, provider.Config) (provider.Backend, error) { return nil, errors.New("not opened") })
 	go endWithTerraform(sharedos, func() int { return int(parent.Load()) }, time.Millisecond, func() { close(ended) })
 	select {
 	case <-ended:

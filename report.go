@@ -78,7 +78,8 @@ func (s *slowSteps) end() {
 	}
 }
 
-// reportCommand runs the command "report" and returns its exit code: 0, 1 if it failed, and 2 if its arguments are wrong.
+// reportCommand runs the command "report" and returns its exit code: 0, 1 if it failed, and 2 if
+// its arguments are wrong.
 func reportCommand(args []string, out, said io.Writer, gather gatherer) int {
 	options, err := parseReport(args, said)
 	switch {
@@ -115,10 +116,12 @@ func parseReport(args []string, said io.Writer) (reportOptions, error) {
 	}
 	flags.StringVar(&options.host.URI, "uri", defaults.URI, "URI of libvirt")
 	flags.StringVar(&options.host.Pool, "pool", defaults.Pool, "name of the storage pool")
-	flags.StringVar(&options.host.OperatorKey, "operator-key", defaults.OperatorKey, "`file` of the operator key, with which the VMs are asked")
+	flags.StringVar(&options.host.OperatorKey, "operator-key", defaults.OperatorKey,
+		"`file` of the operator key, with which the VMs are asked")
 	flags.BoolVar(&options.json, "json", false, "write JSON instead of HTML")
 	flags.StringVar(&options.output, "output", "", "`file` to write; standard output if it is not given")
-	flags.DurationVar(&options.limit, "timeout", 5*time.Minute, "when this time is up, VMs that were not asked yet are described by their definitions")
+	flags.DurationVar(&options.limit, "timeout", 5*time.Minute,
+		"when this time is up, VMs that were not asked yet are described by their definitions")
 	if err := flags.Parse(args); err != nil {
 		return options, err
 	}
@@ -130,7 +133,8 @@ func parseReport(args []string, said io.Writer) (reportOptions, error) {
 }
 
 // writeReport makes the report, and writes it only when it is complete.
-func writeReport(ctx context.Context, options reportOptions, out io.Writer, gather gatherer, steps *slowSteps) (err error) {
+func writeReport(ctx context.Context, options reportOptions, out io.Writer, gather gatherer,
+	steps *slowSteps) (err error) {
 	limited, cancel := context.WithTimeoutCause(ctx, options.limit, fmt.Errorf("the time of %s is up", options.limit))
 	defer cancel()
 	steps.begin("connecting to libvirt")
@@ -187,8 +191,9 @@ func gatherFrom(ctx context.Context, config host.Config, progress func(step stri
 		return nil, err
 	}
 	made, err := report.Gather(ctx, report.Sources{
-		Pool: opened.Fleet.Pool, Store: opened.Store, Domains: opened.Fleet.Hypervisor, VMs: opened.Fleet, Publisher: opened.Publisher,
-		Progress: progress,
+		Pool: opened.Fleet.Pool, Store: opened.Store, Domains: opened.Fleet.Hypervisor, VMs: opened.Fleet,
+		Publisher: opened.Publisher,
+		Progress:  progress,
 	})
 	if err != nil {
 		return nil, err

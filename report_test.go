@@ -32,7 +32,8 @@ func gathers(config *host.Config, err error) gatherer {
 func TestTheReportIsWrittenToAFileOrStandardOutput(t *testing.T) {
 	var asked host.Config
 	var out, said bytes.Buffer
-	if code := reportCommand([]string{"--uri", "qemu:///session", "--pool=fast", "--operator-key", "/k"}, &out, &said, gathers(&asked, nil)); code != 0 {
+	if code := reportCommand([]string{"--uri", "qemu:///session", "--pool=fast", "--operator-key", "/k"}, &out, &said,
+		gathers(&asked, nil)); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &said)
 	}
 	if asked.URI != "qemu:///session" || asked.Pool != "fast" || asked.OperatorKey != "/k" || !asked.ReadOnly {
@@ -43,7 +44,8 @@ func TestTheReportIsWrittenToAFileOrStandardOutput(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "report.json")
 	out.Reset()
-	if code := reportCommand([]string{"--json", "--output", file}, &out, &said, gathers(&asked, nil)); code != 0 || out.Len() > 0 || said.Len() > 0 {
+	if code := reportCommand([]string{"--json", "--output", file}, &out, &said, gathers(&asked, nil)); code != 0 ||
+		out.Len() > 0 || said.Len() > 0 {
 		t.Fatalf("exit code %d: %s%s", code, &out, &said)
 	}
 	text, err := os.ReadFile(file)
@@ -59,7 +61,8 @@ func TestTheReportHasTheDefaultsOfTheProvider(t *testing.T) {
 	t.Setenv("SHAREDOS_OPERATOR_KEY", "/other/key")
 	var asked host.Config
 	var out, said bytes.Buffer
-	if code := reportCommand(nil, &out, &said, gathers(&asked, nil)); code != 0 || asked.Pool != "other" || asked.OperatorKey != "/other/key" {
+	if code := reportCommand(nil, &out, &said, gathers(&asked, nil)); code != 0 || asked.Pool != "other" ||
+		asked.OperatorKey != "/other/key" {
 		t.Errorf("exit code %d, asked for %+v: %s", code, asked, &said)
 	}
 }
@@ -120,7 +123,8 @@ func TestAStepThatTakesLongIsTold(t *testing.T) {
 		return nil, errors.New("nothing is told")
 	}
 	var out bytes.Buffer
-	if err := writeReport(t.Context(), reportOptions{limit: time.Minute}, &out, slow, &slowSteps{to: said, after: time.Millisecond}); err != nil {
+	if err := writeReport(t.Context(), reportOptions{limit: time.Minute}, &out, slow,
+		&slowSteps{to: said, after: time.Millisecond}); err != nil {
 		t.Error(err)
 	}
 }

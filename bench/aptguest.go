@@ -40,14 +40,16 @@ func bootPlain(ctx context.Context, dir, archive string, key *guest.Key, sources
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
-	if err := command(ctx, "tar", "-xf", archive, "-C", root, "--xattrs", "--xattrs-include=*", "--numeric-owner"); err != nil {
+	if err := command(ctx, "tar", "-xf", archive, "-C", root, "--xattrs", "--xattrs-include=*",
+		"--numeric-owner"); err != nil {
 		return nil, err
 	}
 	if err := furnish(ctx, root, key, sources); err != nil {
 		return nil, err
 	}
 	p := &plainGuest{key: key, console: filepath.Join(dir, "plain.console")}
-	disk, kernel, initrd := filepath.Join(dir, "plain.raw"), filepath.Join(dir, "plain.vmlinuz"), filepath.Join(dir, "plain.initrd")
+	disk, kernel, initrd := filepath.Join(dir, "plain.raw"), filepath.Join(dir, "plain.vmlinuz"),
+		filepath.Join(dir, "plain.initrd")
 	for from, to := range map[string]string{"vmlinuz": kernel, "initrd.img": initrd} {
 		if err := command(ctx, "cp", "--dereference", filepath.Join(root, from), to); err != nil {
 			return nil, err
@@ -61,17 +63,20 @@ func bootPlain(ctx context.Context, dir, archive string, key *guest.Key, sources
 		return nil, err
 	}
 	p.address = net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port)))
-	p.qemu = exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-display", "none",
+	p.qemu = exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1",
+		"-m", "512", "-nodefaults", "-display", "none",
 		"-kernel", kernel, "-initrd", initrd, "-append", "root=LABEL=plain rw console=ttyS0 quiet",
 		"-drive", "if=virtio,format=raw,file="+disk, "-serial", "file:"+p.console,
-		"-netdev", "user,id=lan,hostfwd=tcp:127.0.0.1:"+strconv.Itoa(int(port))+"-:22", "-device", "virtio-net-pci,netdev=lan")
+		"-netdev", "user,id=lan,hostfwd=tcp:127.0.0.1:"+strconv.Itoa(int(port))+"-:22", "-device",
+		"virtio-net-pci,netdev=lan")
 	p.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.qemu.Start(); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	if err := p.await(ctx); err != nil {
 		text, _ := os.ReadFile(p.console)
-		return nil, errors.Join(fmt.Errorf("%w; the end of its console: %s", err, text[max(0, len(text)-2000):]), p.end())
+		return nil, errors.Join(fmt.Errorf("%w; the end of its console: %s", err, text[max(0, len(text)-2000):]),
+			p.end())
 	}
 	return p, nil
 }
@@ -96,7 +101,8 @@ func furnish(ctx context.Context, root string, key *guest.Key, sources string) e
 	if err := os.Chmod(filepath.Join(root, "etc/systemd/network"), 0o755); err != nil {
 		return err
 	}
-	for _, public := range []string{"etc/fstab", "etc/hostname", "etc/apt/sources.list", "etc/systemd/network/80.network"} {
+	for _, public := range []string{"etc/fstab", "etc/hostname", "etc/apt/sources.list",
+		"etc/systemd/network/80.network"} {
 		if err := os.Chmod(filepath.Join(root, public), 0o644); err != nil {
 			return err
 		}

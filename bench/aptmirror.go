@@ -63,9 +63,12 @@ func mirrorOf(ctx context.Context, dir, plain, updated string, call ...string) (
 	}
 	for _, arguments := range [][]string{{"update"}, append([]string{"-y", "--download-only"}, call...)} {
 		all := append([]string{
-			"-qq", "-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o", "Dir::Cache::archives=" + filepath.Join(state, "archives"),
-			"-o", "Dir::State::status=" + filepath.Join(state, "status"), "-o", "Dir::Etc::sourcelist=" + filepath.Join(state, "sources.list"),
-			"-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::Etc::preferencesparts=/dev/null", "-o", "APT::Sandbox::User=root",
+			"-qq", "-o", "Dir::State::lists=" + filepath.Join(state, "lists"), "-o",
+			"Dir::Cache::archives=" + filepath.Join(state, "archives"),
+			"-o", "Dir::State::status=" + filepath.Join(state, "status"), "-o",
+			"Dir::Etc::sourcelist=" + filepath.Join(state, "sources.list"),
+			"-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::Etc::preferencesparts=/dev/null", "-o",
+			"APT::Sandbox::User=root",
 			"-o", "APT::Default-Release=", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=",
 			"-o", "Debug::NoLocking=true",
 		}, arguments...)
@@ -87,7 +90,8 @@ func mirrorOf(ctx context.Context, dir, plain, updated string, call ...string) (
 	if at, ok := listener.Addr().(*net.TCPAddr); ok {
 		m.port = uint16(at.Port)
 	}
-	m.server = &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(state, "archives"))), ReadHeaderTimeout: 10 * time.Second}
+	m.server = &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(state, "archives"))),
+		ReadHeaderTimeout: 10 * time.Second}
 	go func() { m.served <- m.server.Serve(listener) }()
 	return m, nil
 }
@@ -135,7 +139,8 @@ func (m *aptMirror) index(ctx context.Context, dir string) (err error) {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(out, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", strings.TrimRight(string(control), "\n"), name, size, digest)
+		_, err = fmt.Fprintf(out, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n",
+			strings.TrimRight(string(control), "\n"), name, size, digest)
 		if err != nil {
 			return err
 		}

@@ -69,9 +69,12 @@ func (b *bench) assessIn(ctx context.Context, w *guest.World, _ string) error {
 		}
 		times = append(times, float64(report.GetTimings()[at].GetMicros())/1000)
 	}
-	b.tell(fmt.Sprintf("assessments took %.0f ms and %.0f bytes; cat and ls took %.0f ms to read the same of the processes", times, growth, plain))
+	b.tell(fmt.Sprintf(
+		"assessments took %.0f ms and %.0f bytes; cat and ls took %.0f ms to read the same of the processes", times,
+		growth, plain))
 	read := median(plain)
-	b.results.add(fmt.Sprintf("assess %d processes, %d paths, against cat and ls", assessProcesses, assessPaths), median(times), "ms", read, read)
+	b.results.add(fmt.Sprintf("assess %d processes, %d paths, against cat and ls", assessProcesses, assessPaths),
+		median(times), "ms", read, read)
 	b.results.add("memory of the agent while it assesses", slices.Max(growth), "bytes", 0, assessMemory)
 	return nil
 }

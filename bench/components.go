@@ -135,7 +135,8 @@ if [ "$(cat $disk/serial)" = sharedos-private ]; then awk '{ print $7 * 512 }' $
 }
 
 // move has the VM run the base with these components. asked is the moment of the refresh call.
-func (a *attached) move(ctx context.Context, components ...tree.Digest) (report *agentapi.Report, asked time.Time, err error) {
+func (a *attached) move(ctx context.Context,
+	components ...tree.Digest) (report *agentapi.Report, asked time.Time, err error) {
 	spec := a.vm.Spec
 	spec.Components = components
 	_, report, err = a.vm.World.Host.Fleet.Update(ctx, spec, func(step string) {
@@ -217,7 +218,8 @@ func (a *attached) first(ctx context.Context) error {
 			return err
 		}
 	}
-	a.results.add("nginx attached, from the call to the first page", median(took), "seconds", a.apt.Seconds(), a.apt.Seconds()/4)
+	a.results.add("nginx attached, from the call to the first page", median(took), "seconds",
+		a.apt.Seconds(), a.apt.Seconds()/4)
 	a.results.inform("written to the private disk for that", float64(bytes), "bytes", float64(a.aptBytes))
 	return nil
 }
@@ -232,10 +234,12 @@ func (a *attached) again(ctx context.Context, tool string) error {
 		return err
 	}
 	defer func() { _ = program.Close() }() // it was only read
-	if _, err := a.vm.RunWith(ctx, "mkdir -p "+guestDir+" && cat > "+guestTool+" && chmod 755 "+guestTool, program); err != nil {
+	if _, err := a.vm.RunWith(ctx,
+		"mkdir -p "+guestDir+" && cat > "+guestTool+" && chmod 755 "+guestTool, program); err != nil {
 		return err
 	}
-	if _, err := a.vm.Run(ctx, fmt.Sprintf("systemd-run --unit=bench-greeter %s serve %d", guestTool, greeterPort)); err != nil {
+	if _, err := a.vm.Run(ctx,
+		fmt.Sprintf("systemd-run --unit=bench-greeter %s serve %d", guestTool, greeterPort)); err != nil {
 		return err
 	}
 	before, err := a.weigh(ctx)
@@ -260,21 +264,25 @@ func (a *attached) again(ctx context.Context, tool string) error {
 	}
 	took := time.Since(began)
 	seen := watched.Stop()
-	a.results.add(fmt.Sprintf("failed requests, other service, %d × attached", attachCount), float64(seen.Failures), "requests", 0, 0)
-	a.tell(fmt.Sprintf("%d requests, longest gap %s, first failure: %v", seen.Requests, seen.LongestGap, seen.FirstFailure))
+	a.results.add(fmt.Sprintf("failed requests, other service, %d × attached", attachCount),
+		float64(seen.Failures), "requests", 0, 0)
+	a.tell(fmt.Sprintf("%d requests, longest gap %s, first failure: %v", seen.Requests,
+		seen.LongestGap, seen.FirstFailure))
 	after, err := a.weigh(ctx)
 	if err != nil {
 		return err
 	}
 	for i, what := range weights {
-		a.results.add(fmt.Sprintf("%s more after %d × attached", what, attachCount), float64(after[i]-before[i]), "", 0, 0)
+		a.results.add(fmt.Sprintf("%s more after %d × attached", what, attachCount),
+			float64(after[i]-before[i]), "", 0, 0)
 	}
 	a.results.inform("attach or detach, whole, with its calls", took.Seconds()/(2*attachCount), "seconds", 0)
 	return nil
 }
 
 // weights are what must not grow, in the order of weigh.
-var weights = []string{"open files of the agent", "mounts", "mapped devices", "attached layers", "PCI devices", "open files of the host's side"}
+var weights = []string{"open files of the agent", "mounts", "mapped devices", "attached layers", "PCI devices",
+	"open files of the host's side"}
 
 // weigh counts what components take, in the guest and on the host.
 func (a *attached) weigh(ctx context.Context) ([]int64, error) {

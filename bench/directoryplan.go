@@ -57,7 +57,8 @@ resource "sharedos_base" "large" {
 	work, err := workspace.New(workspace.Config{
 		Terraform: b.terraform, Provider: b.provider, Dir: filepath.Join(dir, "tf"), Tell: func(string) {},
 		Configuration: fstest.MapFS{"main.tf": {Data: fmt.Appendf(nil, text, rootfs)}},
-		Env:           []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir, "SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
+		Env: []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir,
+			"SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
 	})
 	if err != nil {
 		return err
@@ -87,7 +88,8 @@ resource "sharedos_base" "large" {
 		}
 		planned = append(planned, plan.Took)
 	}
-	b.results.add("plan of a directory of 300,000 files, unchanged", median(planned).Seconds(), "s", median(find).Seconds(), 2)
+	b.results.add("plan of a directory of 300,000 files, unchanged", median(planned).Seconds(), "s",
+		median(find).Seconds(), 2)
 	return nil
 }
 
@@ -130,7 +132,8 @@ func layOutMany(dir string) error {
 			return err
 		}
 		for j := range each {
-			if err := os.WriteFile(filepath.Join(at, fmt.Sprintf("a file of its own %d", j)), fmt.Appendf(nil, "%d %d", i, j), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(at, fmt.Sprintf("a file of its own %d", j)),
+				fmt.Appendf(nil, "%d %d", i, j), 0o644); err != nil {
 				return err
 			}
 		}

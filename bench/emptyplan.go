@@ -75,12 +75,14 @@ func (b *bench) pretend(ctx context.Context, vms int) (*pretended, error) {
 }
 
 // pretendWith makes a host with a number of VMs, of a configuration that has a base of an archive.
-func (b *bench) pretendWith(ctx context.Context, vms int, configuration func(archive string) (fs.FS, error)) (_ *pretended, err error) {
+func (b *bench) pretendWith(ctx context.Context, vms int,
+	configuration func(archive string) (fs.FS, error)) (_ *pretended, err error) {
 	dir, err := os.MkdirTemp("", "sharedos-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory to work in: %w", err)
 	}
-	p := &pretended{dir: dir, archive: filepath.Join(dir, "rootfs.tar"), ends: []func() error{func() error { return os.RemoveAll(dir) }}}
+	p := &pretended{dir: dir, archive: filepath.Join(dir, "rootfs.tar"),
+		ends: []func() error{func() error { return os.RemoveAll(dir) }}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.stop())
@@ -107,7 +109,8 @@ func (b *bench) pretendWith(ctx context.Context, vms int, configuration func(arc
 	p.work, err = workspace.New(workspace.Config{
 		Terraform: b.terraform, Provider: b.provider, Dir: filepath.Join(dir, "tf"), Tell: func(string) {},
 		Configuration: configured,
-		Env:           []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir, "SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
+		Env: []string{"TF_REATTACH_PROVIDERS=" + reattach, "SHAREDOS_CACHE=" + dir,
+			"SHAREDOS_OPERATOR_KEY=" + filepath.Join(dir, "none")},
 	})
 	if err != nil {
 		return nil, err
@@ -173,7 +176,8 @@ func serve(ctx context.Context, world *providertest.World) (reattach string, sto
 	ctx, cancel := context.WithCancel(ctx)
 	configs, closed, served := make(chan *plugin.ReattachConfig, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
-		served <- tf6server.Serve(provider.Address, func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) },
+		served <- tf6server.Serve(provider.Address,
+			func() tfprotov6.ProviderServer { return provider.NewServer(sharedos) },
 			tf6server.WithDebug(ctx, configs, closed), tf6server.WithoutLogStderrOverride(),
 			tf6server.WithLogEnvVarName("BENCH"),
 			tf6server.WithGoPluginLogger(hclog.NewNullLogger()))
@@ -190,7 +194,8 @@ func serve(ctx context.Context, world *providertest.World) (reattach string, sto
 	select {
 	case config := <-configs:
 		text, err := json.Marshal(map[string]any{provider.Address: map[string]any{
-			"Protocol": config.Protocol, "ProtocolVersion": config.ProtocolVersion, "Pid": config.Pid, "Test": config.Test,
+			"Protocol": config.Protocol, "ProtocolVersion": config.ProtocolVersion,
+			"Pid": config.Pid, "Test": config.Test,
 			"Addr": map[string]string{"Network": config.Addr.Network(), "String": config.Addr.String()},
 		}})
 		return string(text), stop, err

@@ -68,15 +68,19 @@ func (b *bench) endure(ctx context.Context, world *guest.World, _ string) error 
 	if err != nil {
 		return err
 	}
-	b.results.add(fmt.Sprintf("agent at rest after %d refreshes", enduranceCount), float64(after.ResidentBytes), "bytes", float64(before.ResidentBytes), 10*mebibyte)
+	b.results.add(fmt.Sprintf("agent at rest after %d refreshes", enduranceCount), float64(after.ResidentBytes),
+		"bytes", float64(before.ResidentBytes), 10*mebibyte)
 	for _, one := range []struct {
 		what          string
 		before, after int64
 	}{
-		{"open files of the agent", before.OpenFiles, after.OpenFiles}, {"goroutines of the agent", before.Goroutines, after.Goroutines},
-		{"mounts", before.Mounts, after.Mounts}, {"mapped devices", before.Mapped, after.Mapped}, {"loop devices", before.Loops, after.Loops},
+		{"open files of the agent", before.OpenFiles, after.OpenFiles},
+		{"goroutines of the agent", before.Goroutines, after.Goroutines},
+		{"mounts", before.Mounts, after.Mounts}, {"mapped devices", before.Mapped, after.Mapped},
+		{"loop devices", before.Loops, after.Loops},
 	} {
-		b.results.add(fmt.Sprintf("%s more after %d refreshes", one.what, enduranceCount), float64(one.after-one.before), "", 0, 0)
+		b.results.add(fmt.Sprintf("%s more after %d refreshes", one.what, enduranceCount),
+			float64(one.after-one.before), "", 0, 0)
 	}
 	b.results.add("a small refresh, whole, with its calls", took.Seconds()/enduranceCount, "s", 0, 30)
 	return nil

@@ -52,7 +52,8 @@ func (b *bench) joined(ctx context.Context) (err error) {
 		}
 	}
 	yardstick := median(seconds[0])
-	b.results.add(fmt.Sprintf("plan with nothing to do, %d VMs, 3 components each", plannedVMs), median(seconds[1]), "seconds", yardstick, 1.2*yardstick)
+	b.results.add(fmt.Sprintf("plan with nothing to do, %d VMs, 3 components each", plannedVMs), median(seconds[1]),
+		"seconds", yardstick, 1.2*yardstick)
 	return b.sharedLayers(ctx)
 }
 
@@ -76,7 +77,9 @@ func (b *bench) sharedLayers(ctx context.Context) error {
 			}
 		}
 		if want := 1 + len(threeComponents) + 1; layers != want {
-			return fmt.Errorf("the pool of %d VMs has %d layers instead of %d: of the base, the components, and the joining layer", vms, layers, want)
+			return fmt.Errorf(
+				"the pool of %d VMs has %d layers instead of %d: of the base, the components, and the joining layer",
+				vms, layers, want)
 		}
 	}
 	b.results.add(fmt.Sprintf("layers of %d VMs with 3 components", sharingVMs), bytes[1], "bytes", bytes[0], bytes[0])
@@ -89,7 +92,8 @@ func (b *bench) pretendComponents(ctx context.Context, vms int, joined bool) (*p
 	return b.pretendWith(ctx, vms, func(archive string) (fs.FS, error) {
 		var text, list strings.Builder
 		for _, name := range threeComponents {
-			files := sourcetest.System{"usr/bin/" + name: name, "usr/share/" + name + "/data": strings.Repeat(name, 10_000)}
+			files := sourcetest.System{"usr/bin/" + name: name,
+				"usr/share/" + name + "/data": strings.Repeat(name, 10_000)}
 			if joined {
 				files["etc/common"] = name
 			}
@@ -101,7 +105,8 @@ func (b *bench) pretendComponents(ctx context.Context, vms int, joined bool) (*p
 			if err := os.WriteFile(at, part, 0o600); err != nil {
 				return nil, fmt.Errorf("write component %s: %w", name, err)
 			}
-			fmt.Fprintf(&text, "resource \"sharedos_component\" %q {\n  name = %q\n  base = sharedos_base.small.release\n  archive = { path = %q }\n}\n", name, name, at)
+			fmt.Fprintf(
+				&text, "resource \"sharedos_component\" %q {\n  name = %q\n  base = sharedos_base.small.release\n  archive = { path = %q }\n}\n", name, name, at)
 			fmt.Fprintf(&list, "sharedos_component.%s.release, ", name)
 		}
 		plain, err := fs.ReadFile(manyVMsOn(archive, vms), "main.tf")

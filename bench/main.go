@@ -29,7 +29,8 @@ func main() {
 	binary := flag.String("provider", "bin/terraform-provider-sharedos", "the provider that was built")
 	terraform := flag.String("terraform", "terraform", "Terraform or OpenTofu")
 	out := flag.String("out", "bench/out/results.json", "the file for the results")
-	only := flag.String("only", "", "names of measures, with commas between them: "+strings.Join(names(), ", ")+"; all of them if empty")
+	only := flag.String("only", "",
+		"names of measures, with commas between them: "+strings.Join(names(), ", ")+"; all of them if empty")
 	flag.Parse()
 	provider.TuneGarbageCollection() // this process is the provider of some measures
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

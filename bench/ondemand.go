@@ -23,7 +23,8 @@ const (
 
 // greeting is a component with a service that answers on a socket of systemd.
 var greeting = []guest.Edit{
-	guest.Write("usr/lib/systemd/system/greeting.socket", 0o644, fmt.Sprintf("[Socket]\nListenStream=%d\n", demandPort)),
+	guest.Write("usr/lib/systemd/system/greeting.socket", 0o644,
+		fmt.Sprintf("[Socket]\nListenStream=%d\n", demandPort)),
 	guest.Write("usr/lib/systemd/system/greeting.service", 0o644, "[Service]\nExecStart=/usr/bin/greeting\n"),
 	guest.Write("usr/bin/greeting", 0o755, `#!/usr/bin/perl
 open(my $listener, "+<&=", 3) or die;
@@ -55,7 +56,8 @@ func (a *attached) onDemand(ctx context.Context) error {
 		}
 	}
 	a.results.add("memory of a component on demand, not used", median(idle[1])-median(idle[0]), "bytes", 0, mostIdle)
-	a.results.add("boot with a component on demand, not used", median(boots[1]), "seconds", median(boots[0]), mostBoot*median(boots[0]))
+	a.results.add("boot with a component on demand, not used", median(boots[1]), "seconds", median(boots[0]),
+		mostBoot*median(boots[0]))
 
 	var first, attach []float64
 	for range turns {

@@ -59,7 +59,8 @@ func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took 
 	if err != nil {
 		return 0, err
 	}
-	b.tell(fmt.Sprintf("booting a plain VM for a patch of %d packages, %.1f MB", mirror.Packages, float64(mirror.Bytes)/1e6))
+	b.tell(fmt.Sprintf("booting a plain VM for a patch of %d packages, %.1f MB", mirror.Packages,
+		float64(mirror.Bytes)/1e6))
 	vm, err := bootPlain(ctx, dir, plain, key, mirror.source())
 	if err != nil {
 		return 0, err
@@ -70,7 +71,8 @@ func (b *bench) aptPatch(ctx context.Context, dir, plain, updated string) (took 
 	if err != nil {
 		return 0, err
 	}
-	b.tell(fmt.Sprintf("apt-get upgrade took %.1f s, and leaves %d processes with replaced code", took.Seconds(), stale))
+	b.tell(fmt.Sprintf("apt-get upgrade took %.1f s, and leaves %d processes with replaced code", took.Seconds(),
+		stale))
 	return took, nil
 }
 
@@ -88,7 +90,8 @@ func patchReleases(ctx context.Context, world *guest.World) ([]tree.Digest, erro
 	}
 	last := edits[len(edits)-1]
 	for i := range turns {
-		edits = append(edits, append([]guest.Edit{guest.Append("/ld-linux-x86-64.so.2", strings.Repeat("\x00", i+1))}, last...))
+		edits = append(edits,
+			append([]guest.Edit{guest.Append("/ld-linux-x86-64.so.2", strings.Repeat("\x00", i+1))}, last...))
 	}
 	rest, err := world.Releases(ctx, "debian", guest.Updated, edits...)
 	if err != nil {
@@ -159,13 +162,18 @@ func (p *patched) realPatch(ctx context.Context) error {
 		}
 		wroteByHand = append(wroteByHand, bytes)
 	}
-	p.tell(fmt.Sprintf("refreshes took %v and wrote %d bytes; restarting the same units by hand took %v and wrote %d bytes", live, wrote, byHand, wroteByHand))
+	p.tell(fmt.Sprintf(
+		"refreshes took %v and wrote %d bytes; restarting the same units by hand took %v and wrote %d bytes", live,
+		wrote, byHand, wroteByHand))
 	p.live = median(live)
 	hand, handBytes := median(byHand).Seconds(), float64(median(wroteByHand))
-	p.results.add("refresh to Debian's patch, against the same restarts by hand", p.live.Seconds(), "seconds", hand, 1.25*hand)
-	p.results.add("written by that refresh, against the same restarts by hand", float64(median(wrote)), "bytes", handBytes, 1.5*handBytes)
+	p.results.add("refresh to Debian's patch, against the same restarts by hand", p.live.Seconds(),
+		"seconds", hand, 1.25*hand)
+	p.results.add("written by that refresh, against the same restarts by hand", float64(median(wrote)), "bytes",
+		handBytes, 1.5*handBytes)
 	p.results.inform("refresh to Debian's patch, against apt-get upgrade", p.live.Seconds(), "seconds", p.apt.Seconds())
-	p.results.add("processes of affected units with old code after", float64(len(report.GetRemaining())), "processes", 0, 0)
+	p.results.add("processes of affected units with old code after",
+		float64(len(report.GetRemaining())), "processes", 0, 0)
 	return nil
 }
 
@@ -216,7 +224,8 @@ func (p *patched) restartByHand(ctx context.Context, report *agentapi.Report) (t
 			commands = append(commands, "systemctl restart '"+restart.GetUnit()+"'")
 		}
 	}
-	text, err := p.vm.Run(ctx, "set -e; began=$(date +%s%N); "+strings.Join(commands, "; ")+"; echo $(( ($(date +%s%N) - began) / 1000 ))")
+	text, err := p.vm.Run(ctx,
+		"set -e; began=$(date +%s%N); "+strings.Join(commands, "; ")+"; echo $(( ($(date +%s%N) - began) / 1000 ))")
 	if err != nil {
 		return 0, fmt.Errorf("restart by hand what the refresh did: %w", err)
 	}
@@ -288,10 +297,13 @@ func (p *patched) gaps(ctx context.Context) error {
 		}
 		byHand = append(byHand, gap)
 	}
-	p.tell(fmt.Sprintf("gaps of nginx: by refresh %v, by systemctl restart %v, with replaced libraries %v", byRefresh, byHand, withNew))
+	p.tell(fmt.Sprintf("gaps of nginx: by refresh %v, by systemctl restart %v, with replaced libraries %v",
+		byRefresh, byHand, withNew))
 	own, hand, fresh := median(byRefresh), median(byHand), median(withNew)
-	p.results.add("gap of nginx by a refresh, against systemctl", own.Seconds(), "seconds", hand.Seconds(), 1.25*hand.Seconds())
-	p.results.add("the same, against systemctl with new libraries", own.Seconds(), "seconds", fresh.Seconds(), 1.25*fresh.Seconds())
+	p.results.add("gap of nginx by a refresh, against systemctl", own.Seconds(), "seconds",
+		hand.Seconds(), 1.25*hand.Seconds())
+	p.results.add("the same, against systemctl with new libraries", own.Seconds(), "seconds",
+		fresh.Seconds(), 1.25*fresh.Seconds())
 	return nil
 }
 
@@ -334,8 +346,8 @@ func (p *patched) starts(ctx context.Context) error {
 	return nil
 }
 
-// softReboot refreshes to a release with another loader, and returns how long the soft-reboot took: from the old userland's end
-// until the new one has started.
+// softReboot refreshes to a release with another loader, and returns how long the soft-reboot took:
+// from the old userland's end until the new one has started.
 func (p *patched) softReboot(ctx context.Context, to tree.Digest) (soft time.Duration, err error) {
 	report, err := p.vm.Refresh(ctx, to)
 	if err != nil {
@@ -362,7 +374,8 @@ func (p *patched) reboot(ctx context.Context) (time.Duration, error) {
 	// The connection ends before the command can.
 	_, _ = p.vm.Run(ctx, "systemctl reboot")
 	_, err = p.vm.Await(ctx, "has rebooted", guest.Services(), func(s *agentapi.StatusResponse) bool {
-		return s.GetBootId() != before.GetBootId() && (s.GetSystemState() == "running" || s.GetSystemState() == "degraded")
+		return s.GetBootId() != before.GetBootId() &&
+			(s.GetSystemState() == "running" || s.GetSystemState() == "degraded")
 	})
 	return time.Since(began), err
 }

@@ -68,7 +68,8 @@ func (f *fleet) refresh(ctx context.Context) error {
 		seen := probes[name].Stop()
 		delete(probes, name)
 		f.results.add("failed requests, unaffected service, "+name, float64(seen.Failures), "requests", 0, 0)
-		f.tell(fmt.Sprintf("%s: %d requests, longest gap %s, first failure: %v", name, seen.Requests, seen.LongestGap, seen.FirstFailure))
+		f.tell(fmt.Sprintf("%s: %d requests, longest gap %s, first failure: %v", name, seen.Requests,
+			seen.LongestGap, seen.FirstFailure))
 		if err := f.collect(ctx, at, &opens); err != nil {
 			return err
 		}
@@ -117,7 +118,8 @@ func (f *fleet) delta(ctx context.Context, before, after tree.Digest) ([]string,
 		return nil, err
 	}
 	top := manifest.Layers[len(manifest.Layers)-1]
-	f.results.add("delta of the patch, hash tree included", float64(top.Size), "bytes", float64(changedBytes), 1.15*float64(changedBytes))
+	f.results.add("delta of the patch, hash tree included", float64(top.Size), "bytes", float64(changedBytes),
+		1.15*float64(changedBytes))
 	return append(changed, same...), nil
 }
 

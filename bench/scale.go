@@ -34,7 +34,8 @@ func (b *bench) scale(ctx context.Context) error {
 // rollout measures the same for one rollout, which moves all VMs.
 func (b *bench) rollout(ctx context.Context) error {
 	return b.proportional(ctx, " in one rollout", func(archive string, vms int) fs.FS {
-		text := strings.Replace(manyVMsText(archive, vms), "disk   = ", "refresh = { by = \"rollout\" }\n  disk   = ", 1)
+		text := strings.Replace(manyVMsText(archive, vms), "disk   = ",
+			"refresh = { by = \"rollout\" }\n  disk   = ", 1)
 		return fstest.MapFS{"main.tf": {Data: []byte(text + manyVMsRollout)}}
 	}, func(int) int { return 2 }) // the rollout and the base
 }
@@ -49,9 +50,10 @@ resource "sharedos_rollout" "many" {
 }
 `
 
-// proportional measures whether what it costs to refresh VMs is proportional to their number. updates is how many objects of the
-// configuration change.
-func (b *bench) proportional(ctx context.Context, how string, configuration func(archive string, vms int) fs.FS, updates func(vms int) int) error {
+// proportional measures whether what it costs to refresh VMs is proportional to their number.
+// updates is how many objects of the configuration change.
+func (b *bench) proportional(ctx context.Context, how string, configuration func(archive string, vms int) fs.FS,
+	updates func(vms int) int) error {
 	var seconds, bytes [2][]float64
 	for range turns {
 		for i, vms := range scaleSteps {
@@ -59,14 +61,16 @@ func (b *bench) proportional(ctx context.Context, how string, configuration func
 			if err != nil {
 				return err
 			}
-			b.tell(fmt.Sprintf("refreshing %d VMs"+how+" took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
+			b.tell(fmt.Sprintf("refreshing %d VMs"+how+
+				" took %.1f s, %.1f s of a processor for the provider and %.1f s for Terraform, and %.0f MB at most",
 				vms, took.whole.Seconds(), took.provider.Seconds(), took.terraform.Seconds(), memory/1e6))
 			seconds[i], bytes[i] = append(seconds[i], took.provider.Seconds()), append(bytes[i], memory)
 		}
 	}
 	fewSeconds, fewBytes := scaleFactor*median(seconds[0]), scaleFactor*median(bytes[0])
 	// A quarter more than in proportion, on a machine that may do other things.
-	b.results.add(fmt.Sprintf("provider's CPU for %d VMs"+how+", against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
+	b.results.add(fmt.Sprintf("provider's CPU for %d VMs"+how+", against %d × %d", scaleSteps[1],
+		scaleFactor, scaleSteps[0]),
 		median(seconds[1]), "seconds", fewSeconds, 1.25*fewSeconds)
 	b.results.add(fmt.Sprintf("memory for %d VMs"+how+", against %d × %d", scaleSteps[1], scaleFactor, scaleSteps[0]),
 		median(bytes[1]), "bytes", fewBytes, 1.25*fewBytes)
@@ -85,14 +89,17 @@ func processor(who int) (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
 }
 
-// refreshMany refreshes a number of VMs of a configuration, of which a number of objects change. It returns the times of the apply, and by how much the memory of this
-// process grew at most since before it made the VMs. The process is the provider, the fake libvirt and all agents.
-func (b *bench) refreshMany(ctx context.Context, vms int, configuration func(archive string, vms int) fs.FS, changes int) (took spent, memory float64, err error) {
+// refreshMany refreshes a number of VMs of a configuration, of which a number of objects change. It
+// returns the times of the apply, and by how much the memory of this process grew at most since
+// before it made the VMs. The process is the provider, the fake libvirt and all agents.
+func (b *bench) refreshMany(ctx context.Context, vms int, configuration func(archive string, vms int) fs.FS,
+	changes int) (took spent, memory float64, err error) {
 	before, err := restPeak()
 	if err != nil {
 		return took, 0, err
 	}
-	host, err := b.pretendWith(ctx, vms, func(archive string) (fs.FS, error) { return configuration(archive, vms), nil })
+	host, err := b.pretendWith(ctx, vms,
+		func(archive string) (fs.FS, error) { return configuration(archive, vms), nil })
 	if err != nil {
 		return took, 0, err
 	}

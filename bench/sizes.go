@@ -120,7 +120,8 @@ func (f *fleet) residentAgent(ctx context.Context) error {
 		return ctx.Err()
 	case <-time.After(5 * time.Second):
 	}
-	text, err := f.key.Run(ctx, f.vms[name].ssh(), "awk '/^VmRSS:/ { print $2 }' /proc/$(systemctl show -P MainPID "+boot.AgentUnit+")/status", nil)
+	text, err := f.key.Run(ctx, f.vms[name].ssh(),
+		"awk '/^VmRSS:/ { print $2 }' /proc/$(systemctl show -P MainPID "+boot.AgentUnit+")/status", nil)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,8 @@ resource "sharedos_vm" "many" {
 func (b *bench) widePlan(ctx context.Context) (err error) {
 	host, err := b.pretendWith(ctx, wideVMs, func(archive string) (fs.FS, error) {
 		text := manyVMsText(archive, 0)
-		return fstest.MapFS{"main.tf": {Data: []byte(text[:strings.Index(text, "\nresource \"sharedos_vm\"")] + fmt.Sprintf(wideVM, wideVMs))}}, nil
+		return fstest.MapFS{"main.tf": {Data: []byte(text[:strings.Index(text, "\nresource \"sharedos_vm\"")] +
+			fmt.Sprintf(wideVM, wideVMs))}}, nil
 	})
 	if err != nil {
 		return err
@@ -81,15 +82,17 @@ func (b *bench) widePlan(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		b.tell(fmt.Sprintf("a plan took %.1f s, and %.1f s of a processor for provider, agents and libvirt", plan.Took.Seconds(), (now - own).Seconds()))
+		b.tell(fmt.Sprintf("a plan took %.1f s, and %.1f s of a processor for provider, agents and libvirt",
+			plan.Took.Seconds(), (now - own).Seconds()))
 		took = append(took, plan.Took.Seconds())
 	}
-	b.results.add(fmt.Sprintf("plan with nothing to do, %d VMs with everything set", wideVMs), median(took), "seconds", 0, 3)
+	b.results.add(fmt.Sprintf("plan with nothing to do, %d VMs with everything set", wideVMs),
+		median(took), "seconds", 0, 3)
 	return b.providerStart(ctx)
 }
 
-// providerStart measures how long the built provider takes from its start until it has answered with its schema, which is
-// what Terraform asks for before the first plan.
+// providerStart measures how long the built provider takes from its start until it has answered
+// with its schema, which is what Terraform asks for before the first plan.
 func (b *bench) providerStart(ctx context.Context) error {
 	var took []float64
 	for range 2*turns + 1 {
@@ -106,7 +109,8 @@ func (b *bench) providerStart(ctx context.Context) error {
 // askSchema starts the provider, asks it for its schema, and ends it.
 func (b *bench) askSchema(ctx context.Context) (err error) {
 	command := exec.CommandContext(ctx, b.provider)
-	command.Env = append(os.Environ(), "TF_PLUGIN_MAGIC_COOKIE=d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2",
+	command.Env = append(os.Environ(),
+		"TF_PLUGIN_MAGIC_COOKIE=d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2",
 		"PLUGIN_PROTOCOL_VERSIONS=6")
 	out, err := command.StdoutPipe()
 	if err != nil {
@@ -136,7 +140,8 @@ func (b *bench) askSchema(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := conn.Invoke(ctx, "/tfplugin6.Provider/GetProviderSchema", &emptypb.Empty{}, &emptypb.Empty{}); err != nil {
+	if err := conn.Invoke(ctx, "/tfplugin6.Provider/GetProviderSchema", &emptypb.Empty{},
+		&emptypb.Empty{}); err != nil {
 		return fmt.Errorf("ask the provider for its schema: %w", err)
 	}
 	return nil

@@ -1,8 +1,8 @@
-// Command distribution makes the files of a version that a registry of Terraform providers takes: a zip with the provider for
-// linux/amd64, a manifest, their SHA-256 sums, and a detached OpenPGP signature of the sums.
+// Command distribution makes the files of a version that a registry of Terraform providers takes: a zip with
+// the provider for linux/amd64, a manifest, their SHA-256 sums, and a detached OpenPGP signature of the sums.
 //
-// Everything but the signature is reproducible bit by bit: it depends on the source, the version and the version of Go, and neither on
-// the directory nor on the time of the build.
+// Everything but the signature is reproducible bit by bit: it depends on the source, the version
+// and the version of Go, and neither on the directory nor on the time of the build.
 //
 //	distribution -version 1.2.3 -key FINGERPRINT [-source DIRECTORY] [-out DIRECTORY]
 package main
@@ -29,7 +29,8 @@ import (
 const (
 	program  = "terraform-provider-sharedos"
 	platform = "linux_amd64"
-	// manifest says that the provider speaks version 6 of Terraform's plugin protocol (docs of the Terraform Registry, "Publishing").
+	// manifest says that the provider speaks version 6 of Terraform's plugin protocol (docs of the
+	// Terraform Registry, "Publishing").
 	manifest = "{\n  \"version\": 1,\n  \"metadata\": {\n    \"protocol_versions\": [\"6.0\"]\n  }\n}\n"
 	agent    = "internal/sharedos/bootimage/agent/agent-linux-amd64"
 )
@@ -70,11 +71,13 @@ func makeRelease(ctx context.Context, o options) (_ string, err error) {
 		return "", fmt.Errorf("%q is not a version of the form 1.2.3: name one, with VERSION=1.2.3", o.version)
 	}
 	if o.key == "" {
-		return "", errors.New("no key is named that signs: name one of yours (gpg --list-secret-keys), with KEY=<fingerprint>")
+		return "", errors.New(
+			"no key is named that signs: name one of yours (gpg --list-secret-keys), with KEY=<fingerprint>")
 	}
 	final := filepath.Join(o.out, o.version)
 	if _, err := os.Stat(final); !errors.Is(err, os.ErrNotExist) {
-		return "", errors.Join(fmt.Errorf("%s exists: a version is made once; remove it if it was not published", final), err)
+		return "", errors.Join(fmt.Errorf("%s exists: a version is made once; remove it if it was not published",
+			final), err)
 	}
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return "", err
@@ -137,9 +140,11 @@ func build(ctx context.Context, o options, binary string) error {
 		return err
 	}
 	for _, one := range []struct{ output, of string }{{agent, "./guestagent"}, {binary, "."}} {
-		command := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w -buildid= -X main.version="+o.version, "-o", one.output, one.of)
+		command := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w -buildid= -X main.version="+o.version,
+			"-o", one.output, one.of)
 		command.Dir = o.source
-		command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOEXPERIMENT=", "GOFLAGS=-trimpath -buildvcs=false -mod=readonly")
+		command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOEXPERIMENT=",
+			"GOFLAGS=-trimpath -buildvcs=false -mod=readonly")
 		if said, err := command.CombinedOutput(); err != nil {
 			return fmt.Errorf("go build %s: %w\n%s", one.of, err, said)
 		}
@@ -187,7 +192,8 @@ func sign(ctx context.Context, key, file string) error {
 		{"--local-user", key, "--detach-sign", "--output", signature, file},
 		{"--verify", signature, file},
 	} {
-		if said, err := exec.CommandContext(ctx, "gpg", append([]string{"--batch"}, args...)...).CombinedOutput(); err != nil {
+		if said, err := exec.CommandContext(ctx, "gpg",
+			append([]string{"--batch"}, args...)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("sign with the key %q: gpg %s: %w\n%s", key, args[0], err, bytes.TrimSpace(said))
 		}
 	}

@@ -57,9 +57,11 @@ func newKey(t *testing.T) string {
 	t.Setenv("GNUPGHOME", home)
 	t.Cleanup(func() {
 		// The context of the test has ended.
-		must(t, errors.Join(exec.CommandContext(context.WithoutCancel(t.Context()), "gpgconf", "--kill", "all").Run(), os.RemoveAll(home)))
+		must(t, errors.Join(exec.CommandContext(context.WithoutCancel(t.Context()), "gpgconf", "--kill", "all").Run(),
+			os.RemoveAll(home)))
 	})
-	run(t, ".", "gpg", "--batch", "--passphrase", "", "--quick-generate-key", "release@example.net", "ed25519", "sign", "never")
+	run(t, ".", "gpg", "--batch", "--passphrase", "", "--quick-generate-key", "release@example.net",
+		"ed25519", "sign", "never")
 	return "release@example.net"
 }
 
@@ -69,7 +71,8 @@ func TestAReleaseIsReproducible(t *testing.T) {
 	var dirs []string
 	for _, below := range []string{"a", "another/directory/with a space"} {
 		source := copySource(t, below)
-		made, err := makeRelease(t.Context(), options{version: "v1.2.3", key: key, source: source, out: filepath.Join(source, "bin/release")})
+		made, err := makeRelease(t.Context(),
+			options{version: "v1.2.3", key: key, source: source, out: filepath.Join(source, "bin/release")})
 		must(t, err)
 		dirs = append(dirs, made)
 	}
@@ -103,7 +106,8 @@ func TestAReleaseIsReproducible(t *testing.T) {
 	must(t, os.CopyFS(unpacked, archive))
 	provider := filepath.Join(unpacked, names[0])
 	must(t, os.Chmod(provider, 0o755)) //nolint:gosec // it is a program
-	if said := run(t, unpacked, provider, "report", "--help"); !strings.Contains(said, "Usage: terraform-provider-sharedos report") {
+	if said := run(t, unpacked, provider, "report", "--help"); !strings.Contains(said,
+		"Usage: terraform-provider-sharedos report") {
 		t.Errorf("the provider says %s", said)
 	}
 	content, err := os.ReadFile(provider)
@@ -132,12 +136,14 @@ func TestAReleaseNeedsAVersionAndAKey(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "sums")
 	must(t, os.WriteFile(file, nil, 0o600))
-	if err := sign(t.Context(), "nobody@example.net", file); err == nil || !strings.Contains(err.Error(), "nobody@example.net") {
+	if err := sign(t.Context(), "nobody@example.net", file); err == nil ||
+		!strings.Contains(err.Error(), "nobody@example.net") {
 		t.Errorf("a key that is not there: %v", err)
 	}
 }
 
-// terraform init finds what make install-plugin has put where it looks by itself. The test installs no provider: init does not run it.
+// terraform init finds what make install-plugin has put where it looks by itself. The test installs
+// no provider: init does not run it.
 func TestInitFindsTheInstalledPlugin(t *testing.T) {
 	terraform := os.Getenv("TERRAFORM")
 	for _, program := range []string{"terraform", "tofu"} {
@@ -153,14 +159,18 @@ func TestInitFindsTheInstalledPlugin(t *testing.T) {
 	provider := filepath.Join(t.TempDir(), "provider")
 	must(t, os.WriteFile(provider, []byte("provider"), 0o755)) //nolint:gosec // it is a program
 	for _, version := range []string{"abcdef0-dirty", "v1.2.3"} {
-		run(t, "..", "make", "-o", "build", "install-plugin", "PROVIDER="+provider, "VERSION="+version, "PLUGINS="+filepath.Join(home, ".terraform.d/plugins"))
-		must(t, os.WriteFile(filepath.Join(work, "main.tf"), []byte("terraform {\n  required_providers {\n    sharedos = { source = \"sharedos/sharedos\" }\n  }\n}\n"), 0o600))
+		run(t, "..", "make", "-o", "build", "install-plugin", "PROVIDER="+provider, "VERSION="+version,
+			"PLUGINS="+filepath.Join(home, ".terraform.d/plugins"))
+		must(t, os.WriteFile(filepath.Join(work, "main.tf"),
+			[]byte("terraform {\n  required_providers {\n    sharedos = { source = \"sharedos/sharedos\" }\n  }\n}\n"),
+			0o600))
 		t.Setenv("HOME", home)
 		want := "0.0.1"
 		if strings.HasPrefix(version, "v") {
 			want = version[1:]
 		}
-		if said := run(t, work, terraform, "init", "-upgrade", "-no-color"); !strings.Contains(said, "sharedos/sharedos v"+want) {
+		if said := run(t, work, terraform, "init", "-upgrade", "-no-color"); !strings.Contains(said,
+			"sharedos/sharedos v"+want) {
 			t.Errorf("with version %s, init says %s", version, said)
 		}
 	}

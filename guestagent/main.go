@@ -34,9 +34,9 @@ func main() {
 		}
 		return
 	}
-	// When the journal ends, as in a soft-reboot, so does the stream that the agent logs to. By default Go ends a program
-	// that writes to such a standard output or error. The signal is not ignored instead, since all child processes would
-	// ignore it, too.
+	// When the journal ends, as in a soft-reboot, so does the stream that the agent logs to. By
+	// default Go ends a program that writes to such a standard output or error. The signal is not
+	// ignored instead, since all child processes would ignore it, too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	command := ""
 	if disk := diskCommand(os.Args[1:]); disk != nil {
@@ -68,12 +68,14 @@ func main() {
 	case "version":
 		fmt.Println(version)
 	default:
-		fmt.Fprintln(os.Stderr, "usage: agent serve | next-root | resolver FILE | make-disk SERIAL FILESYSTEM | grow-disk SERIAL | version")
+		fmt.Fprintln(os.Stderr,
+			"usage: agent serve | next-root | resolver FILE | make-disk SERIAL FILESYSTEM | grow-disk SERIAL | version")
 		os.Exit(2)
 	}
 }
 
-// diskCommand returns what the units of further disks run: "make-disk SERIAL FILESYSTEM" and "grow-disk SERIAL"; nil for other arguments.
+// diskCommand returns what the units of further disks run: "make-disk SERIAL FILESYSTEM" and
+// "grow-disk SERIAL"; nil for other arguments.
 func diskCommand(args []string) func(context.Context) error {
 	switch {
 	case len(args) == 3 && args[0] == "make-disk":

@@ -12,7 +12,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// invokes validates, plans and invokes an action. It returns its messages, and its errors and warnings as one text each.
+// invokes validates, plans and invokes an action. It returns its messages, and its errors and
+// warnings as one text each.
 func (c *client) invokes(name string, config values) (told []string, failed, warned string) {
 	c.t.Helper()
 	server, ok := c.server.(tfprotov6.ActionServer)
@@ -23,7 +24,8 @@ func (c *client) invokes(name string, config values) (told []string, failed, war
 	must(c.t, err)
 	schema := schemas.ActionSchemas[name].Schema
 	given := c.dynamic(schema.ValueType(), c.object(schema, config))
-	valid, err := server.ValidateActionConfig(c.t.Context(), &tfprotov6.ValidateActionConfigRequest{ActionType: name, Config: given})
+	valid, err := server.ValidateActionConfig(c.t.Context(),
+		&tfprotov6.ValidateActionConfigRequest{ActionType: name, Config: given})
 	must(c.t, err)
 	if text := errorsIn(valid.Diagnostics); text != "" {
 		return nil, text, ""
@@ -58,8 +60,8 @@ func (c *client) invokes(name string, config values) (told []string, failed, war
 	return told, failed, warned
 }
 
-// waiting makes a fleet in which the VM web runs the first release and is to run the second one. Its loader differs, so that it takes a
-// soft-reboot at least.
+// waiting makes a fleet in which the VM web runs the first release and is to run the second one.
+// Its loader differs, so that it takes a soft-reboot at least.
 func waiting(t *testing.T) (c *client, next string) {
 	t.Helper()
 	c = fleet(t)
@@ -97,9 +99,13 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 		refresh any
 		refuses []string
 	}{
-		"the defaults allow less":     {nil, []string{"refresh.max_impact allows restart", "the dynamic loader differs"}},
-		"live is not enough":          {values{"max_impact": "soft_reboot"}, []string{`Unable to refresh VM "web"`, "needs soft_reboot", "the dynamic loader differs", "runs what it ran before"}},
-		"more than max_impact":        {values{"strategy": "soft_reboot"}, []string{"refresh.max_impact allows restart"}},
+		"the defaults allow less": {nil,
+			[]string{"refresh.max_impact allows restart", "the dynamic loader differs"}},
+		"live is not enough": {values{"max_impact": "soft_reboot"},
+			[]string{`Unable to refresh VM "web"`, "needs soft_reboot", "the dynamic loader differs",
+				"runs what it ran before"}},
+		"more than max_impact": {values{"strategy": "soft_reboot"},
+			[]string{"refresh.max_impact allows restart"}},
 		"next_boot does nothing":      {values{"strategy": "next_boot"}, []string{"leaves the running VM alone"}},
 		"no strategy":                 {values{"strategy": "never"}, []string{"refresh.strategy"}},
 		"a check that checks nothing": {values{"health_checks": values{"web": values{}}}, []string{"health_checks"}},
@@ -116,13 +122,17 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 		}
 	}
 	told, failed, _ := c.invokes("sharedos_refresh", values{
-		"vm": "web", "timeout": "5m", "refresh": values{"by": "rollout", "strategy": "soft_reboot", "max_impact": "soft_reboot", "health_checks": values{"web": values{"unit": "nginx.service"}}},
+		"vm": "web", "timeout": "5m",
+		"refresh": values{"by": "rollout", "strategy": "soft_reboot", "max_impact": "soft_reboot",
+			"health_checks": values{"web": values{"unit": "nginx.service"}}},
 	})
-	if base, _ := c.runs("web"); failed != "" || base != next || len(told) < 3 || !strings.HasPrefix(told[0], `VM "web": `) {
+	if base, _ := c.runs("web"); failed != "" || base != next || len(told) < 3 ||
+		!strings.HasPrefix(told[0], `VM "web": `) {
 		t.Fatalf("it runs %s, and the action said %q and %s", base, told, failed)
 	}
 	asked := guest(t, c.world, "web").Asked()
-	if checks := asked.GetHealthChecks(); len(checks) != 1 || checks[0].GetUnit() != "nginx.service" || checks[0].GetTimeoutMs() != 30000 {
+	if checks := asked.GetHealthChecks(); len(checks) != 1 || checks[0].GetUnit() != "nginx.service" ||
+		checks[0].GetTimeoutMs() != 30000 {
 		t.Errorf("the agent was asked for the checks %v", checks)
 	}
 	if settle := asked.GetSettleMs(); settle != 5000 {
@@ -130,8 +140,10 @@ func TestARefreshMovesAVMToTheStackInItsDefinition(t *testing.T) {
 	}
 	before := guest(t, c.world, "web").Refreshes()
 	told, failed, _ = c.invokes("sharedos_refresh", values{"vm": "web"})
-	if after := guest(t, c.world, "web").Refreshes(); failed != "" || after != before || !strings.Contains(told[len(told)-1], "nothing is to be done") {
-		t.Errorf("a VM that runs its stack was refreshed %d times; the action said %q and %s", after-before, told, failed)
+	if after := guest(t, c.world, "web").Refreshes(); failed != "" || after != before ||
+		!strings.Contains(told[len(told)-1], "nothing is to be done") {
+		t.Errorf("a VM that runs its stack was refreshed %d times; the action said %q and %s",
+			after-before, told, failed)
 	}
 }
 
@@ -163,7 +175,8 @@ func TestActionsLeaveThePartOfAVMInRollouts(t *testing.T) {
 func TestARebootStartsWhatWaits(t *testing.T) {
 	c, next := waiting(t)
 	ready := values{"units": []any{"nginx.service"}, "timeout": "1m"}
-	if _, failed, warned := c.invokes("sharedos_reboot", values{"vm": "web", "ready": ready}); failed != "" || warned != "" {
+	if _, failed, warned := c.invokes("sharedos_reboot", values{"vm": "web", "ready": ready}); failed != "" ||
+		warned != "" {
 		t.Fatal(failed, warned)
 	}
 	if base, kernel := c.runs("web"); base != next || kernel != "6.12.2" {
@@ -171,7 +184,8 @@ func TestARebootStartsWhatWaits(t *testing.T) {
 	}
 	reboots := c.world.Count()["Reboot"]
 	told, failed, _ := c.invokes("sharedos_start_pending_kernel", values{"vm": "web"})
-	if now := c.world.Count()["Reboot"]; failed != "" || now != reboots || !strings.Contains(told[len(told)-1], "nothing is to be done") {
+	if now := c.world.Count()["Reboot"]; failed != "" || now != reboots ||
+		!strings.Contains(told[len(told)-1], "nothing is to be done") {
 		t.Errorf("without a pending kernel: %d reboots, %q, %s", now-reboots, told, failed)
 	}
 }
@@ -203,17 +217,21 @@ func TestActionsOnAVMThatCannotBeActedOn(t *testing.T) {
 		{"sharedos_start_pending_kernel", "web", "does not answer"},
 		{"sharedos_reboot", "Web", "vm"},
 	} {
-		if _, failed, _ := c.invokes(test.action, values{"vm": test.vm}); !strings.Contains(strings.ToLower(failed), test.refuses) {
+		if _, failed, _ := c.invokes(test.action,
+			values{"vm": test.vm}); !strings.Contains(strings.ToLower(failed), test.refuses) {
 			t.Errorf("%s %s: got %q, want %q", test.action, test.vm, failed, test.refuses)
 		}
 	}
 	if count := c.world.Count()["Reboot"]; count != 0 {
 		t.Errorf("%d VMs were rebooted", count)
 	}
-	if _, failed, _ := c.invokes("sharedos_reboot", values{"vm": "web", "ready": values{"health_checks": values{"none": values{}}}}); !strings.Contains(failed, "health_checks") {
+	if _, failed, _ := c.invokes("sharedos_reboot",
+		values{"vm": "web", "ready": values{"health_checks": values{"none": values{}}}}); !strings.Contains(failed,
+		"health_checks") {
 		t.Errorf("a check that checks nothing: %q", failed)
 	}
-	if _, failed, _ := c.invokes("sharedos_reboot", values{"vm": "web", "timeout": "soon"}); !strings.Contains(failed, "timeout") {
+	if _, failed, _ := c.invokes("sharedos_reboot",
+		values{"vm": "web", "timeout": "soon"}); !strings.Contains(failed, "timeout") {
 		t.Errorf("a timeout that is none: %q", failed)
 	}
 }
@@ -229,7 +247,8 @@ func TestVerifyFailsIfThePoolIsDamaged(t *testing.T) {
 	}
 	must(t, c.world.DropLayers())
 	for _, config := range []values{{}, {"base": "own"}, {"component": "tool"}} {
-		if _, failed, _ := c.invokes("sharedos_verify", config); !strings.Contains(failed, "Unable to verify volume layer-") || !strings.Contains(failed, "these releases need it") {
+		if _, failed, _ := c.invokes("sharedos_verify", config); !strings.Contains(failed,
+			"Unable to verify volume layer-") || !strings.Contains(failed, "these releases need it") {
 			t.Errorf("%v: %s", config, failed)
 		}
 	}

@@ -32,7 +32,8 @@ func authorizedKey(text string) (string, error) {
 		return "", &reasonError{"it is not a key: its type or its body is missing or damaged, or they are of two kinds"}
 	}
 	if certificate, ok := key.(*ssh.Certificate); ok {
-		return "", &reasonError{"it is a certificate (" + certificate.Type() + "): use the public key itself, or that of its " +
+		return "", &reasonError{"it is a certificate (" + certificate.Type() +
+			"): use the public key itself, or that of its " +
 			"authority with the option cert-authority"}
 	}
 	return line, nil

@@ -45,7 +45,8 @@ type countsModel struct {
 
 func countsOf(change *publish.Change) countsModel {
 	counts := countsModel{
-		Added: int64(change.Added.Entries), Changed: int64(change.Changed.Entries), Removed: int64(change.Removed.Entries),
+		Added: int64(change.Added.Entries), Changed: int64(change.Changed.Entries),
+		Removed:    int64(change.Removed.Entries),
 		AddedBytes: change.Added.Bytes, ChangedBytes: change.Changed.Bytes, RemovedBytes: change.Removed.Bytes,
 		LayerBytes: change.LayerBytes, VMOwned: int64(change.VMOwned),
 	}
@@ -100,7 +101,8 @@ func changeAttribute() schema.SingleNestedAttribute {
 var changeTypes = typesOf(changeAttribute().Attributes)
 
 // describe describes the change to a release.
-func (b *baseChange) describe(ctx context.Context, change *publish.Change, to *release.Manifest) (diags diag.Diagnostics) {
+func (b *baseChange) describe(ctx context.Context, change *publish.Change,
+	to *release.Manifest) (diags diag.Diagnostics) {
 	model := changeModel{
 		countsModel: countsOf(change), Summary: summary(change, to), Rebase: change.Rebase != "",
 		Packages:   make(map[string]string, len(change.Packages)),
@@ -149,7 +151,8 @@ func summary(change *publish.Change, to *release.Manifest) string {
 		"layer:    " + layer,
 	}
 	if change.VMOwned > 0 {
-		text := fmt.Sprintf("VM's own: %d differ, and existing VMs keep theirs: /%s", change.VMOwned, strings.Join(change.VMOwnedPaths[:min(3, len(change.VMOwnedPaths))], ", /"))
+		text := fmt.Sprintf("VM's own: %d differ, and existing VMs keep theirs: /%s", change.VMOwned,
+			strings.Join(change.VMOwnedPaths[:min(3, len(change.VMOwnedPaths))], ", /"))
 		if change.VMOwned > 3 {
 			text += ", ..."
 		}
@@ -185,7 +188,8 @@ func countFiles(change *publish.Change) string {
 		}
 		return fmt.Sprintf("%d %s (%s)", of.Entries, what, mebibytes(of.Bytes))
 	}
-	return strings.Join([]string{count(change.Changed, "changed"), count(change.Added, "added"), count(change.Removed, "removed")}, ", ")
+	return strings.Join([]string{count(change.Changed, "changed"), count(change.Added, "added"),
+		count(change.Removed, "removed")}, ", ")
 }
 
 // mebibytes writes "27.0 MiB", and less than that in KiB or bytes.

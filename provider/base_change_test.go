@@ -30,7 +30,8 @@ func planned(at string, want knownvalue.Check) plancheck.PlanCheck {
 func TestAPlanShowsWhatANewReleaseChanges(t *testing.T) {
 	own := newImage(t)
 	before := sourcetest.NewSystem("6.12.1").With("usr/share/old", "goes")
-	after := sourcetest.NewSystem("6.12.1").With("usr/share/new", "comes", "usr/bin/server", "version 2", "var/lib/dpkg/status", "", "srv/new", "the VM's")
+	after := sourcetest.NewSystem("6.12.1").With("usr/share/new", "comes", "usr/bin/server", "version 2",
+		"var/lib/dpkg/status", "", "srv/new", "the VM's")
 	after.Install("server", "2")
 	after.Install("library", "1.0-1")
 	status := int64(len(after["var/lib/dpkg/status"]))
@@ -95,7 +96,8 @@ func TestAPlanShowsAFullLayerAndTheReason(t *testing.T) {
 		resource.TestStep{
 			PreConfig: own.set("2"), Config: chain + own.base(),
 			ConfigPlanChecks: plans(planned("rebase", knownvalue.Bool(false)), left(0),
-				plancheck.ExpectKnownValue(debianAddress, attribute("next_layer"), knownvalue.StringExact("a full layer: 2 of at most 2 layers are there"))),
+				plancheck.ExpectKnownValue(debianAddress, attribute("next_layer"),
+					knownvalue.StringExact("a full layer: 2 of at most 2 layers are there"))),
 		},
 		resource.TestStep{
 			PreConfig: own.set("3"), Config: chain + own.base(),
@@ -111,7 +113,8 @@ func TestAPlanShowsAFullLayerAndTheReason(t *testing.T) {
 			PreConfig: own.put(sourcetest.NewSystem("6.12.3").With("usr/share/more", strings.Repeat("m", 30_000))),
 			Config:    "provider \"sharedos\" { max_delta_percent = 10 }\n" + own.base(),
 			ConfigPlanChecks: plans(
-				planned("rebase_reason", knownvalue.StringExact("a delta would have 19% of the content, and at most 10% is allowed")),
+				planned("rebase_reason",
+					knownvalue.StringExact("a delta would have 19% of the content, and at most 10% is allowed")),
 			),
 		},
 	)
@@ -133,7 +136,8 @@ func TestMaxLayersAndMaxDeltaPercentHaveBounds(t *testing.T) {
 
 func TestMovedAccountsAreRefusedUnlessPinned(t *testing.T) {
 	own := newImage(t)
-	moved := sourcetest.NewSystem("6.12.1").With("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\n",
+	moved := sourcetest.NewSystem("6.12.1").With("etc/passwd",
+		"root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\n",
 		"usr/bin/server", "version 2")
 	pinned := strings.Replace(own.base(), "archive =", "pin_accounts = true\n  archive =", 1)
 	check(t, newWorld(t),
@@ -144,11 +148,13 @@ func TestMovedAccountsAreRefusedUnlessPinned(t *testing.T) {
 		},
 		resource.TestStep{
 			// While pin_accounts is unknown, the release is unknown, too.
-			Config: strings.Replace(pinned, "= true", "= terraform_data.pin.output", 1) + `resource "terraform_data" "pin" { input = true }`,
+			Config: strings.Replace(pinned, "= true", "= terraform_data.pin.output", 1) +
+				`resource "terraform_data" "pin" { input = true }`,
 			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{
 				plancheck.ExpectUnknownValue(debianAddress, attribute("release")),
 			}},
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"),
+				knownvalue.Int64Exact(2))},
 		},
 		resource.TestStep{
 			PreConfig: own.put(moved.With("usr/bin/server", "version 3")), Config: pinned,

@@ -26,7 +26,8 @@ func TestABaseWithoutItsManifestIsPublishedAnew(t *testing.T) {
 	s.run("apply", "-auto-approve", "-no-color")
 	lost := lose()
 	said := s.refused("plan", "-no-color")
-	for _, part := range []string{"is damaged", "sharedos_base.debian will be updated in-place", "a release that it runs is gone", `Set refresh.strategy to "next_boot"`} {
+	for _, part := range []string{"is damaged", "sharedos_base.debian will be updated in-place",
+		"a release that it runs is gone", `Set refresh.strategy to "next_boot"`} {
 		if !strings.Contains(said, part) {
 			t.Errorf("the plan does not say %q: %s", part, said)
 		}
@@ -42,7 +43,8 @@ func TestABaseWithoutItsManifestIsPublishedAnew(t *testing.T) {
 	s.run("apply", "-auto-approve", "-no-color")
 	s.configure(debian(unpatched) + web(""))
 	s.run("apply", "-auto-approve", "-no-color")
-	if domain, runs, err := world.VM(t.Context(), "web"); err != nil || runs.Base.String() != made || domain.Metadata.Stack.Base.String() != made {
+	if domain, runs, err := world.VM(t.Context(), "web"); err != nil || runs.Base.String() != made ||
+		domain.Metadata.Stack.Base.String() != made {
 		t.Errorf("the VM runs %s, %v", runs.Base, err)
 	}
 	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {

@@ -52,7 +52,8 @@ func TestABaseKeepsItsNewestReleasesAndThoseThatVMsReferTo(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
 	retaining := func(newest int) string {
-		return own.retaining(newest) + "\ndata \"sharedos_base\" \"own\" {\n  name = \"own\"\n  depends_on = [sharedos_base.debian]\n}\n"
+		return own.retaining(newest) +
+			"\ndata \"sharedos_base\" \"own\" {\n  name = \"own\"\n  depends_on = [sharedos_base.debian]\n}\n"
 	}
 	const kept = "data.sharedos_base.own"
 	// A VM stays on the first release, which it gets from a data source.
@@ -88,7 +89,8 @@ data "sharedos_base" "first" {
 		resource.TestStep{
 			Config: pinned(), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
 			ConfigStateChecks: []statecheck.StateCheck{
-				value(kept, history.AtSliceIndex(2).AtMapKey("vms"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("old")})),
+				value(kept, history.AtSliceIndex(2).AtMapKey("vms"),
+					knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("old")})),
 			},
 		},
 		resource.TestStep{
@@ -118,7 +120,8 @@ func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 	own := newImage(t)
 	// This is what another configuration reads.
 	find := func(name, body string) string {
-		return fmt.Sprintf("\ndata \"sharedos_base\" %q {\n  %s\n  depends_on = [sharedos_base.debian]\n}\n", name, body)
+		return fmt.Sprintf("\ndata \"sharedos_base\" %q {\n  %s\n  depends_on = [sharedos_base.debian]\n}\n", name,
+			body)
 	}
 	newest, exact := statecheck.CompareValue(compare.ValuesSame()), statecheck.CompareValue(compare.ValuesSame())
 	found := "data.sharedos_base."
@@ -128,7 +131,8 @@ func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 			PreConfig: own.set("2"),
 			Config:    own.base() + find("newest", `name = "own"`) + find("first", "name = \"own\"\n  sequence = 1"),
 			ConfigStateChecks: []statecheck.StateCheck{
-				newest.AddStateValue(debianAddress, attribute("release")), newest.AddStateValue(found+"newest", attribute("release")),
+				newest.AddStateValue(debianAddress, attribute("release")),
+				newest.AddStateValue(found+"newest", attribute("release")),
 				value(found+"newest", attribute("sequence"), knownvalue.Int64Exact(2)),
 				value(found+"newest", attribute("kernel"), knownvalue.StringExact("6.12.2")),
 				value(found+"newest", attribute("layers"), knownvalue.ListSizeExact(2)),
@@ -139,15 +143,18 @@ func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 			},
 		},
 		resource.TestStep{
-			Config: own.base() + find("first", "name = \"own\"\n  sequence = 1") + find("exact", "release = data.sharedos_base.first.release"),
+			Config: own.base() + find("first", "name = \"own\"\n  sequence = 1") +
+				find("exact", "release = data.sharedos_base.first.release"),
 			ConfigStateChecks: []statecheck.StateCheck{
-				exact.AddStateValue(found+"first", attribute("release")), exact.AddStateValue(found+"exact", attribute("release")),
+				exact.AddStateValue(found+"first", attribute("release")),
+				exact.AddStateValue(found+"exact", attribute("release")),
 				value(found+"exact", attribute("name"), knownvalue.StringExact("own")),
 			},
 		},
 		resource.TestStep{
-			Config:      own.base() + find("third", "name = \"own\"\n  sequence = 3"),
-			ExpectError: says(`Unable to find release 3 of base "own"`, "the pool keeps no such release", "It keeps the releases 2, 1"),
+			Config: own.base() + find("third", "name = \"own\"\n  sequence = 3"),
+			ExpectError: says(`Unable to find release 3 of base "own"`, "the pool keeps no such release",
+				"It keeps the releases 2, 1"),
 		},
 		resource.TestStep{
 			Config:      own.base() + find("other", `name = "other"`),
@@ -158,7 +165,8 @@ func TestABaseOfAnotherConfigurationIsFound(t *testing.T) {
 			ExpectError: says("At least one of these attributes must be configured", "name", "release"),
 		},
 		resource.TestStep{
-			Config:      own.base() + find("both", "name = \"own\"\n  sequence = 1\n  release = sharedos_base.debian.release"),
+			Config: own.base() +
+				find("both", "name = \"own\"\n  sequence = 1\n  release = sharedos_base.debian.release"),
 			ExpectError: says("cannot be configured together"),
 		},
 	)
@@ -169,7 +177,8 @@ func TestAReleaseThatIsPlannedIsFound(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	const found = "data.sharedos_base.all"
 	config := own.base() + "\ndata \"sharedos_base\" \"all\" {\n  release = sharedos_base.debian.release\n}\n"
-	same := statecheck.CompareValuePairs(found, attribute("release"), debianAddress, attribute("release"), compare.ValuesSame())
+	same := statecheck.CompareValuePairs(found, attribute("release"), debianAddress,
+		attribute("release"), compare.ValuesSame())
 	server := func(version string) statecheck.StateCheck {
 		return value(found, attribute("packages").AtMapKey("server"), knownvalue.StringExact(version))
 	}
@@ -183,7 +192,8 @@ func TestPoolUsageShowsWhatSharingSaves(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
 	const usage = "data.sharedos_pool_usage.all"
-	config := own.base() + hostedBy("a", "sharedos_base.debian.release") + hostedBy("b", "sharedos_base.debian.release") + `
+	config := own.base() + hostedBy("a", "sharedos_base.debian.release") +
+		hostedBy("b", "sharedos_base.debian.release") + `
 data "sharedos_pool_usage" "all" {
   depends_on = [sharedos_vm.a, sharedos_vm.b]
 }
@@ -212,7 +222,8 @@ data "sharedos_pool_usage" "all" {
 			Check: func(state *terraform.State) error {
 				bytes := map[string]int64{}
 				for _, name := range []string{"stored", "full", "saved"} {
-					n, err := strconv.ParseInt(state.RootModule().Resources[usage].Primary.Attributes[name+"_bytes"], 10, 64)
+					n, err := strconv.ParseInt(state.RootModule().Resources[usage].Primary.Attributes[name+"_bytes"],
+						10, 64)
 					if err != nil {
 						return err
 					}

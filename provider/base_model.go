@@ -25,8 +25,9 @@ var baseKind = &releaseKind{
 }
 
 // movingBaseFirst says how the VMs of a base come to another base before it is deleted.
-const movingBaseFirst = "To move its VMs to the new base first, add lifecycle { create_before_destroy = true } to the base, and set " +
-	"refresh.strategy of its VMs to \"next_boot\". Once the VMs have been powered off and started, apply again to delete the old base."
+const movingBaseFirst = "To move its VMs to the new base first, add lifecycle { create_before_destroy = true } to " +
+	"the base, and set refresh.strategy of its VMs to \"next_boot\". Once the VMs have been powered off and started, " +
+	"apply again to delete the old base."
 
 // baseModel is sharedos_base in config, plan and state.
 type baseModel struct {
@@ -97,7 +98,8 @@ func (m *baseModel) complete(spec *publish.Spec, opened source.Source) diag.Diag
 func (m *baseModel) check(context.Context, Backend) diag.Diagnostics { return nil }
 
 // describe implements released. A manifest does not contain the change.
-func (m *baseModel) describe(ctx context.Context, _ Backend, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics {
+func (m *baseModel) describe(ctx context.Context, _ Backend, id tree.Digest, manifest *release.Manifest,
+	chain chain) diag.Diagnostics {
 	if m.Release.ValueString() != id.String() || m.Change.IsUnknown() {
 		m.Change = types.ObjectNull(changeTypes)
 	}
@@ -107,7 +109,8 @@ func (m *baseModel) describe(ctx context.Context, _ Backend, id tree.Digest, man
 }
 
 // take implements released. A release that equals the newest one has no change of its own.
-func (m *baseModel) take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released, chain chain) diag.Diagnostics {
+func (m *baseModel) take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released,
+	chain chain) diag.Diagnostics {
 	m.Change = types.ObjectNull(changeTypes)
 	if before, ok := state.(*baseModel); ok {
 		m.Release, m.Change = before.Release, before.Change
@@ -121,7 +124,8 @@ func (m *baseModel) take(ctx context.Context, backend Backend, prepared *publish
 
 // differences implements released.
 func (m *baseModel) differences(prepared *publish.Prepared) []string {
-	if kernel := prepared.Manifest.Kernel; kernel != nil && !unset(m.Kernel) && kernel.Release != m.Kernel.ValueString() {
+	if kernel := prepared.Manifest.Kernel; kernel != nil && !unset(m.Kernel) &&
+		kernel.Release != m.Kernel.ValueString() {
 		return []string{fmt.Sprintf("kernel %s instead of %s", kernel.Release, m.Kernel.ValueString())}
 	}
 	return nil

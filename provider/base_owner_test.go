@@ -45,7 +45,8 @@ func TestABaseBelongsToOneState(t *testing.T) {
 
 	// The same content under the same name in another state is another's base. The plan says so.
 	said := second.refused("plan", "-no-color")
-	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_base", "terraform import ADDRESS debian-13"} {
+	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_base",
+		"terraform import ADDRESS debian-13"} {
 		if !strings.Contains(said, part) {
 			t.Errorf("the other state's apply does not say %q: %s", part, said)
 		}
@@ -56,7 +57,8 @@ func TestABaseBelongsToOneState(t *testing.T) {
 	}
 
 	// The other state reads it.
-	second.configure(`data "sharedos_base" "debian" { name = "debian-13" }` + "\n" + `output "release" { value = data.sharedos_base.debian.release }`)
+	second.configure(`data "sharedos_base" "debian" { name = "debian-13" }` + "\n" +
+		`output "release" { value = data.sharedos_base.debian.release }`)
 	if said := second.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, published) {
 		t.Errorf("the data source says:\n%s", said)
 	}
@@ -71,7 +73,8 @@ func TestABaseBelongsToOneState(t *testing.T) {
 		t.Errorf("the first state's plan says: %s", said)
 	}
 	first.started = nil
-	if said := first.refused("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "belongs to another Terraform state") {
+	if said := first.refused("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"belongs to another Terraform state") {
 		t.Errorf("the first state's apply says: %s", said)
 	}
 	if newest(t, world) != published {
@@ -106,7 +109,8 @@ func TestABaseOfAnEarlierVersionGetsAnOwnerWithItsNextRelease(t *testing.T) {
 	}
 	s.configure(debian(patched))
 	s.run("apply", "-auto-approve", "-no-color")
-	if history, err := world.Volumes.History(t.Context(), release.Base, "debian-13"); err != nil || history.Owner == "" || history.Making != nil {
+	if history, err := world.Volumes.History(t.Context(), release.Base, "debian-13"); err != nil ||
+		history.Owner == "" || history.Making != nil {
 		t.Errorf("its record is %+v, %v", history, err)
 	}
 	s.run("destroy", "-auto-approve", "-no-color")
@@ -121,8 +125,8 @@ func forgetOwner(ctx context.Context, world *providertest.World) error {
 	return world.Volumes.SetHistory(ctx, release.Base, "debian-13", history)
 }
 
-// keptOwner returns functions that save and restore the owner of a base: a step that imports it takes it over, into a state that the
-// testing framework then throws away.
+// keptOwner returns functions that save and restore the owner of a base: a step that imports it
+// takes it over, into a state that the testing framework then throws away.
 func keptOwner(t *testing.T, world *providertest.World, base string) (save, restore func()) {
 	return keptOwnerOf(t, world, release.Base, base)
 }

@@ -15,7 +15,10 @@ func TestABaseIsRenamedUnderItsVMsAsTheErrorSays(t *testing.T) {
 	inOrder := strings.Replace(renamed, "debian =", "lifecycle { create_before_destroy = true }\n  debian =", 1)
 	check(t, world,
 		resource.TestStep{Config: debian(patched) + vm},
-		resource.TestStep{Config: renamed + vm, ExpectError: says(`Unable to delete base "debian-13"`, "in use", "create_before_destroy = true", "next_boot")},
-		resource.TestStep{Config: inOrder + vm, Check: resource.TestCheckResourceAttr("sharedos_base.debian", "name", "other")},
+		resource.TestStep{Config: renamed + vm,
+			ExpectError: says(`Unable to delete base "debian-13"`, "in use",
+				"create_before_destroy = true", "next_boot")},
+		resource.TestStep{Config: inOrder + vm,
+			Check: resource.TestCheckResourceAttr("sharedos_base.debian", "name", "other")},
 	)
 }

@@ -60,7 +60,8 @@ func action(address string, action plancheck.ResourceActionType) plancheck.PlanC
 }
 
 func plans(checks ...plancheck.PlanCheck) resource.ConfigPlanChecks {
-	return resource.ConfigPlanChecks{PreApply: checks, PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()}}
+	return resource.ConfigPlanChecks{PreApply: checks,
+		PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()}}
 }
 
 func value(address string, at tfjsonpath.Path, want knownvalue.Check) statecheck.StateCheck {
@@ -102,10 +103,11 @@ func TestABasePatchedInPlace(t *testing.T) {
 				value(debianAddress, attribute("previous"), anID),
 				value(debianAddress, attribute("layers"), knownvalue.ListSizeExact(2)),
 				value(debianAddress, attribute("change").AtMapKey("layer_bytes"), positive),
-				value(debianAddress, attribute("change").AtMapKey("packages"), knownvalue.MapExact(map[string]knownvalue.Check{
-					"linux-image-cloud-amd64": knownvalue.StringExact("1-main → 1-patched"),
-					"systemd-sysv":            knownvalue.StringExact("1-main → 1-patched"),
-				})),
+				value(debianAddress, attribute("change").AtMapKey("packages"),
+					knownvalue.MapExact(map[string]knownvalue.Check{
+						"linux-image-cloud-amd64": knownvalue.StringExact("1-main → 1-patched"),
+						"systemd-sysv":            knownvalue.StringExact("1-main → 1-patched"),
+					})),
 			},
 		},
 		resource.TestStep{
@@ -114,7 +116,8 @@ func TestABasePatchedInPlace(t *testing.T) {
 			// A manifest contains neither the source nor the change.
 			ImportStateVerifyIgnore: []string{"debian", "change"},
 		},
-		resource.TestStep{PreConfig: restore, Config: debian(patched), ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{PreConfig: restore, Config: debian(patched),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
 	)
 }
 
@@ -133,13 +136,15 @@ func TestDebiansArchiveIsReadAgainOnlyWhenAnInputChanges(t *testing.T) {
 				action(debianAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
 			),
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"),
+				knownvalue.Int64Exact(2))},
 		},
 		// A new input that results in the same system is not a new release.
 		resource.TestStep{
-			Config:            debian(patched + `, triggers = { month = "2" }, components = ["main"]`),
-			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionUpdate)),
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+			Config:           debian(patched + `, triggers = { month = "2" }, components = ["main"]`),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"),
+				knownvalue.Int64Exact(2))},
 		},
 	)
 }
@@ -285,12 +290,14 @@ func TestAnInterruptedPublishConverges(t *testing.T) {
 	check(t, world,
 		resource.TestStep{
 			PreConfig: func() { world.SetHook(lost) }, Config: debian(unpatched),
-			ExpectError: says("Unable to create base \"debian-13\"", "unreachable", "at the step: uploading", "libvirt runs and answers"),
+			ExpectError: says("Unable to create base \"debian-13\"", "unreachable", "at the step: uploading",
+				"libvirt runs and answers"),
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetHook(nil) }, Config: debian(unpatched),
-			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionCreate)),
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))},
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionCreate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"),
+				knownvalue.Int64Exact(1))},
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetHook(lost) }, Config: debian(patched),
@@ -298,8 +305,9 @@ func TestAnInterruptedPublishConverges(t *testing.T) {
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetHook(nil) }, Config: debian(patched),
-			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionUpdate)),
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2))},
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("sequence"),
+				knownvalue.Int64Exact(2))},
 		},
 	)
 }
@@ -313,12 +321,14 @@ func TestAMissingArchiveFailsThePlan(t *testing.T) {
 
 func TestAnUnreachableHostRemovesNothingFromState(t *testing.T) {
 	world := newWorld(t)
-	unreachable := fmt.Errorf("%w: dial unix /run/libvirt/libvirt-sock: connect: connection refused", store.ErrUnreachable)
+	unreachable := fmt.Errorf("%w: dial unix /run/libvirt/libvirt-sock: connect: connection refused",
+		store.ErrUnreachable)
 	check(t, world,
 		resource.TestStep{Config: debian(patched)},
 		resource.TestStep{
 			PreConfig: func() { world.SetFailure(unreachable) }, Config: debian(patched),
-			ExpectError: says("Unable to read base \"debian-13\"", "pool \"sharedos\" at qemu:///system", "connection refused", "virsh --connect 'qemu:///system'", "State is kept"),
+			ExpectError: says("Unable to read base \"debian-13\"", "pool \"sharedos\" at qemu:///system",
+				"connection refused", "virsh --connect 'qemu:///system'", "State is kept"),
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetFailure(nil) }, Config: debian(patched),

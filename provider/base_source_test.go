@@ -37,7 +37,8 @@ import (
 )
 
 func version(v string) sourcetest.System {
-	return sourcetest.NewSystem("6.12."+v).With("usr/bin/server", "version "+v, "usr/lib/systemd/systemd-networkd", "networkd")
+	return sourcetest.NewSystem("6.12."+v).With("usr/bin/server", "version "+v,
+		"usr/lib/systemd/systemd-networkd", "networkd")
 }
 
 func sourced(attribute string) string {
@@ -100,7 +101,8 @@ func TestADirectoryIsReadWhilePlanning(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(debianAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
-				plancheck.ExpectKnownValue(debianAddress, attribute("change").AtMapKey("changed"), knownvalue.Int64Exact(1)),
+				plancheck.ExpectKnownValue(debianAddress, attribute("change").AtMapKey("changed"),
+					knownvalue.Int64Exact(1)),
 			),
 		},
 		// A file with a new modification time is a new input, but it results in the same system.
@@ -119,7 +121,10 @@ func packImage(t *testing.T, system sourcetest.System) v1.Image {
 	t.Helper()
 	stream, err := system.Tar()
 	must(t, err)
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil })
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser,
+		error) {
+		return io.NopCloser(bytes.NewReader(stream)), nil
+	})
 	must(t, err)
 	image, err := mutate.AppendLayers(empty.Image, layer)
 	must(t, err)
@@ -159,21 +164,24 @@ func TestATagIsPinnedUntilATriggerChanges(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(debianAddress, plancheck.ResourceActionCreate),
 				plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID),
-				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"), knownvalue.StringExact(digestOf(t, one))),
+				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"),
+					knownvalue.StringExact(digestOf(t, one))),
 			),
 		},
 		// When the tag moves, nothing changes, even without a cache.
 		resource.TestStep{
 			PreConfig: func() { push(two)(); must(t, world.ForgetCache()) }, Config: own,
-			ConfigPlanChecks:  plans(action(debianAddress, plancheck.ResourceActionNoop)),
-			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("source_digest"), knownvalue.StringExact(digestOf(t, one)))},
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: []statecheck.StateCheck{value(debianAddress, attribute("source_digest"),
+				knownvalue.StringExact(digestOf(t, one)))},
 		},
 		resource.TestStep{
 			Config: triggered,
 			ConfigPlanChecks: plans(
 				action(debianAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
-				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"), knownvalue.StringExact(digestOf(t, two))),
+				plancheck.ExpectKnownValue(debianAddress, attribute("source_digest"),
+					knownvalue.StringExact(digestOf(t, two))),
 			),
 		},
 		resource.TestStep{
@@ -224,8 +232,9 @@ func TestALimitFailsThePlanAndCanBeRaised(t *testing.T) {
 		resource.TestStep{Config: limited(`{ content = "1GiB" }`)},
 		// Limits do not change the base itself.
 		resource.TestStep{
-			Config:           limited(`{ content = "2GiB", entries = 1000 }`),
-			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))),
+			Config: limited(`{ content = "2GiB", entries = 1000 }`),
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(debianAddress, attribute("sequence"), knownvalue.Int64Exact(1))),
 		},
 	)
 }
@@ -246,7 +255,9 @@ func TestAURLIsFetchedWhilePlanning(t *testing.T) {
 	}
 	world := newWorld(t)
 	check(t, world,
-		resource.TestStep{Config: of(strings.Repeat("0", 64)), ExpectError: says(`Unable to plan base "own"`, "the received file has the digest "+tree.Sum(stream).String())},
+		resource.TestStep{Config: of(strings.Repeat("0", 64)),
+			ExpectError: says(`Unable to plan base "own"`,
+				"the received file has the digest "+tree.Sum(stream).String())},
 		resource.TestStep{
 			PreConfig: func() { asked = 0 }, Config: of(tree.Sum(stream).Hex()),
 			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)),
@@ -277,8 +288,10 @@ func TestLocalFilesOfADebianSourceAreReadWhilePlanning(t *testing.T) {
 	check(t, newWorld(t),
 		resource.TestStep{Config: own},
 		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
-		resource.TestStep{PreConfig: put(deb, "2"), Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
-		resource.TestStep{PreConfig: put(motd, "2"), Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{PreConfig: put(deb, "2"), Config: own,
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{PreConfig: put(motd, "2"), Config: own,
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionUpdate))},
 		resource.TestStep{
 			PreConfig: func() { must(t, os.Remove(deb)) }, Config: own,
 			ExpectError: says(`Unable to plan base "debian-13"`, "own.deb", "no such file"),
@@ -305,7 +318,8 @@ func TestADiskImageIsReadWhilePlanning(t *testing.T) {
 	own := sourced(fmt.Sprintf(`disk_image = { path = %q }`, path))
 	known := plancheck.ExpectKnownValue(debianAddress, attribute("release"), anID)
 	check(t, newWorld(t),
-		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionCreate), known)},
+		resource.TestStep{Config: own,
+			ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionCreate), known)},
 		resource.TestStep{Config: own, ConfigPlanChecks: plans(action(debianAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
 			PreConfig: put(version("2")), Config: own,

@@ -159,7 +159,8 @@ func TestComputedAttributesOfABaseAreForgottenAndCarried(t *testing.T) {
 		}
 		return names
 	}
-	if got := unknown(); len(got) != len(namesOf(planned.attributes()).computed) || !planned.Retain.Equal(state.Retain) {
+	if got := unknown(); len(got) != len(namesOf(planned.attributes()).computed) ||
+		!planned.Retain.Equal(state.Retain) {
 		t.Errorf("these are forgotten: %v, want %v", got, namesOf(planned.attributes()).computed)
 	}
 	carry(&planned, state)

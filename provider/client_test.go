@@ -150,7 +150,9 @@ func (c *client) none(name string) instance {
 func (c *client) read(name string, state instance) (instance, string) {
 	c.t.Helper()
 	of := c.typeOf(name)
-	resp, err := c.server.ReadResource(c.t.Context(), &tfprotov6.ReadResourceRequest{TypeName: name, CurrentState: c.dynamic(of, state.value), Private: state.private})
+	resp, err := c.server.ReadResource(c.t.Context(),
+		&tfprotov6.ReadResourceRequest{TypeName: name,
+			CurrentState: c.dynamic(of, state.value), Private: state.private})
 	must(c.t, err)
 	if text := errorsIn(resp.Diagnostics); text != "" {
 		return state, text
@@ -201,7 +203,8 @@ func (c *client) apply(name string, p changePlan) (instance, string) {
 	c.t.Helper()
 	of := c.typeOf(name)
 	resp, err := c.server.ApplyResourceChange(c.t.Context(), &tfprotov6.ApplyResourceChangeRequest{
-		TypeName: name, PriorState: c.dynamic(of, p.prior), PlannedState: c.dynamic(of, p.after), Config: c.dynamic(of, p.config), PlannedPrivate: p.private,
+		TypeName: name, PriorState: c.dynamic(of, p.prior), PlannedState: c.dynamic(of, p.after),
+		Config: c.dynamic(of, p.config), PlannedPrivate: p.private,
 	})
 	must(c.t, err)
 	c.told = resp.Diagnostics

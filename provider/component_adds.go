@@ -30,20 +30,23 @@ func addsAttributes() map[string]schema.Attribute {
 func addsAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the component adds to its base; null if its release was published from another configuration and " +
-			"was not prepared here since. A plan shows it whenever it shows the release.",
+		MarkdownDescription: "What the component adds to its base; null if its release was published from another " +
+			"configuration and was not prepared here since. A plan shows it whenever it shows the release.",
 		Attributes: map[string]schema.Attribute{
 			"summary": computedText("All of it in a few lines of text."),
 			"added":   computedNumber("Number of files, directories and links that the base does not have."),
-			"changed": computedNumber("Number of files, directories and links of the base that are others with the component, such as " +
-				"the package database."),
-			"removed":       computedNumber("Number of files, directories and links of the base that are gone with the component."),
+			"changed": computedNumber(
+				"Number of files, directories and links of the base that are others with the component, such as " +
+					"the package database."),
+			"removed": computedNumber(
+				"Number of files, directories and links of the base that are gone with the component."),
 			"added_bytes":   computedNumber("Bytes of the added files."),
 			"changed_bytes": computedNumber("Bytes of the changed files, with the component."),
 			"removed_bytes": computedNumber("Bytes of the removed files."),
 			"layer_bytes":   computedNumber("Bytes of the layer that holds all of this."),
-			"vm_owned": computedNumber("Number of files, directories and links below `/var`, `/home`, `/root` and `/srv` that the " +
-				"component brings or changes. They are the VM's own. They are not in the other numbers."),
+			"vm_owned": computedNumber(
+				"Number of files, directories and links below `/var`, `/home`, `/root` and `/srv` that the " +
+					"component brings or changes. They are the VM's own. They are not in the other numbers."),
 			"vm_owned_paths": computedTexts("The first 20 of these paths; null if there are none."),
 		},
 	}

@@ -44,7 +44,8 @@ func newStage(t *testing.T, kind string, new bool) *stage {
 	base := applied(t, s.c, "sharedos_base", s.c.none("sharedos_base"), source)
 	s.config = values{"name": "tool", "base": releaseOf(t, base), "archive": values{"path": s.tool.path}}
 	if kind == "debian" {
-		s.config = values{"name": "tool", "base": releaseOf(t, base), "debian": values{"packages": []any{"nginx-light"}}}
+		s.config = values{"name": "tool", "base": releaseOf(t, base),
+			"debian": values{"packages": []any{"nginx-light"}}}
 	}
 	s.state = s.c.none("sharedos_component")
 	if !new {
@@ -79,7 +80,8 @@ func TestAnApplyOfAComponentDoesWhatThePlanSaid(t *testing.T) {
 		"another release is published": func(s *stage) {
 			elsewhere := newParts(s.t)
 			elsewhere.set("9")()
-			applied(s.t, newClient(s.t, s.world), "sharedos_component", s.state, values{"name": "tool", "base": s.releases[1], "archive": values{"path": elsewhere.path}})
+			applied(s.t, newClient(s.t, s.world), "sharedos_component", s.state,
+				values{"name": "tool", "base": s.releases[1], "archive": values{"path": elsewhere.path}})
 		},
 	}
 	for _, kind := range []string{"archive", "debian"} {
@@ -87,27 +89,33 @@ func TestAnApplyOfAComponentDoesWhatThePlanSaid(t *testing.T) {
 			for happening, happen := range happenings {
 				for _, new := range []bool{true, false} {
 					moves := change == "source" || change == "base"
-					if !moves && (kind != "archive" || happening != "nothing" && happening != "the source changes") || new && change != "source" {
+					if !moves && (kind != "archive" || happening != "nothing" && happening != "the source changes") ||
+						new && change != "source" {
 						continue
 					}
 					// Nothing in a new component's own data says that it was planned before.
-					known := !new || happening != "the source changes" && happening != "the source is as before" && happening != "another release is published"
-					twice(t, fmt.Sprintf("%s/%s/new %v/%s", kind, change, new, happening), known, func(t *testing.T, again bool) {
-						s := newStage(t, kind, new)
-						after := merged(s.config, config)
-						if change == "base" {
-							after["base"] = s.releases[1]
-						} else {
-							s.set(2)
-						}
-						if kind == "debian" && change == "source" && !new {
-							after["debian"] = values{"packages": []any{"nginx-light"}, "triggers": values{"month": "2"}}
-						}
-						_, text := consistent(t, s.world, "sharedos_component", s.state, valueOf(t, s.typeOf(), after), func() { happen(s) }, again)
-						if happening == "nothing" && text != "" {
-							t.Error(text)
-						}
-					})
+					known := !new || happening != "the source changes" && happening != "the source is as before" &&
+						happening != "another release is published"
+					twice(t, fmt.Sprintf("%s/%s/new %v/%s", kind, change, new, happening), known,
+						func(t *testing.T, again bool) {
+							s := newStage(t, kind, new)
+							after := merged(s.config, config)
+							if change == "base" {
+								after["base"] = s.releases[1]
+							} else {
+								s.set(2)
+							}
+							if kind == "debian" && change == "source" && !new {
+								after["debian"] = values{"packages": []any{"nginx-light"},
+									"triggers": values{"month": "2"}}
+							}
+							_, text := consistent(t, s.world, "sharedos_component", s.state,
+								valueOf(t, s.typeOf(), after),
+								func() { happen(s) }, again)
+							if happening == "nothing" && text != "" {
+								t.Error(text)
+							}
+						})
 				}
 			}
 		}
@@ -121,19 +129,22 @@ func TestAComponentOfAnUnknownBaseIsUnknown(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/new %v", name, new), func(t *testing.T) {
 				t.Parallel()
 				s := newStage(t, "archive", new)
-				before, text := newClient(t, s.world).plan("sharedos_component", s.state, valueOf(t, s.typeOf(), merged(s.config, config, values{"base": unknown{}})))
+				before, text := newClient(t, s.world).plan("sharedos_component", s.state,
+					valueOf(t, s.typeOf(), merged(s.config, config, values{"base": unknown{}})))
 				if text != "" {
 					t.Fatal(text)
 				}
 				var planned map[string]tftypes.Value
 				must(t, before.after.As(&planned))
-				for _, attribute := range []string{"release", "sequence", "previous", "layers", "bytes", "base_name", "packages", "adds", "source_digest"} {
+				for _, attribute := range []string{"release", "sequence", "previous", "layers", "bytes", "base_name",
+					"packages", "adds", "source_digest"} {
 					if planned[attribute].IsKnown() {
 						t.Errorf("%s is %s", attribute, planned[attribute])
 					}
 				}
 				applying := newClient(t, s.world)
-				after, text := applying.plan("sharedos_component", s.state, valueOf(t, s.typeOf(), merged(s.config, config, values{"base": s.releases[1]})))
+				after, text := applying.plan("sharedos_component", s.state,
+					valueOf(t, s.typeOf(), merged(s.config, config, values{"base": s.releases[1]})))
 				if text != "" {
 					t.Fatal(text)
 				}
@@ -142,7 +153,8 @@ func TestAComponentOfAnUnknownBaseIsUnknown(t *testing.T) {
 				}
 				result, text := applying.apply("sharedos_component", after)
 				if bad := inconsistent("sharedos_component", after.after, result.value); text != "" || len(bad) > 0 {
-					t.Errorf("Provider produced inconsistent result after apply: %s\n  %s", text, strings.Join(bad, "\n  "))
+					t.Errorf("Provider produced inconsistent result after apply: %s\n  %s", text,
+						strings.Join(bad, "\n  "))
 				}
 			})
 		}
@@ -160,8 +172,10 @@ func TestAPlanOfAComponentWhoseSourceChangedSinceIsRefused(t *testing.T) {
 				if kind == "debian" {
 					s.config["debian"] = values{"packages": []any{"nginx-light"}, "triggers": values{"month": "2"}}
 				}
-				_, text := consistent(t, s.world, "sharedos_component", s.state, valueOf(t, s.typeOf(), s.config), func() { s.set(3) }, again)
-				if !says(`component "tool"`, "this is not what the plan said", "Nothing was", "Plan again").MatchString(text) {
+				_, text := consistent(t, s.world, "sharedos_component", s.state, valueOf(t, s.typeOf(), s.config),
+					func() { s.set(3) }, again)
+				if !says(`component "tool"`, "this is not what the plan said", "Nothing was",
+					"Plan again").MatchString(text) {
 					t.Errorf("it says: %s", text)
 				}
 			})

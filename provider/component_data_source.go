@@ -28,8 +28,9 @@ type componentDataModel struct {
 // Schema implements datasource.DataSource.
 func (d *componentDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	more := componentSystemAttributes()
-	more["base"] = resource.StringAttribute{Computed: true, MarkdownDescription: "Id of the base release that the component is built on: " +
-		"a VM can have the component only on exactly this release."}
+	more["base"] = resource.StringAttribute{Computed: true,
+		MarkdownDescription: "Id of the base release that the component is built on: " +
+			"a VM can have the component only on exactly this release."}
 	resp.Schema = d.schema("A component", more)
 }
 

@@ -27,10 +27,11 @@ var componentKind = &releaseKind{
 	kind: release.Component, publisher: Backend.Components, new: func() released { return new(componentModel) },
 	inVM:    "an element of `components` of a VM",
 	sources: `debian = { packages = [...] } or archive = { path = "files.tar.zst" }`,
-	freeing: "Take it out of components of these VMs first, in an apply of its own, or destroy them. Terraform does both in one apply, in " +
-		"this order, if the component has lifecycle { create_before_destroy = true } since an earlier apply.",
-	movingFirst: "To have its VMs move to the new component first, add lifecycle { create_before_destroy = true } to the " +
-		"component.",
+	freeing: "Take it out of components of these VMs first, in an apply of its own, or destroy them. Terraform does " +
+		"both in one apply, in this order, if the component has lifecycle { create_before_destroy = true } since an " +
+		"earlier apply.",
+	movingFirst: "To have its VMs move to the new component first, add lifecycle { create_before_destroy = true } to " +
+		"the component.",
 }
 
 // componentModel is sharedos_component in config, plan and state.
@@ -97,10 +98,11 @@ var (
 
 // Schema implements resource.Resource.
 func (r *componentResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
-	resp.Schema = r.schema(ctx, "A component: an optional part of an operating system, such as a database, that is added to a base in the "+
-		"VMs that ask for it. It is stored as the difference to its base, once for all VMs that have it. When its source or its base "+
-		"changes, the component gets a new release, in place. Deleting a component deletes all its releases. A component that a VM "+
-		"uses is not deleted.")
+	resp.Schema = r.schema(ctx,
+		"A component: an optional part of an operating system, such as a database, that is added to a base in the "+
+			"VMs that ask for it. It is stored as the difference to its base, once for all VMs that have it. When "+
+			"its source or its base changes, the component gets a new release, in place. Deleting a component "+
+			"deletes all its releases. A component that a VM uses is not deleted.")
 }
 
 // settled implements released.
@@ -136,12 +138,15 @@ func (m *componentModel) check(ctx context.Context, backend Backend) diag.Diagno
 	refuse := failure{do: "build", object: objectOf(m), err: err}
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		refuse.err = fmt.Errorf("there is no base release %s, neither in the pool nor in what this plan publishes", m.Base.ValueString())
+		refuse.err = fmt.Errorf("there is no base release %s, neither in the pool nor in what this plan publishes",
+			m.Base.ValueString())
 		refuse.next = "Nothing was changed. Use the attribute release of a sharedos_base, of this configuration or as a data source."
 	case err == nil && found.Kind != release.Base:
-		refuse.err = fmt.Errorf("base is release %d of %s %q, and a component is built on a release of a base", found.Sequence, found.Kind, found.Name)
-		refuse.next = "Nothing was changed. Use the attribute release of a sharedos_base. A VM that is to have several components lists " +
-			"all of them in its attribute components; each is built on the release of the base."
+		refuse.err = fmt.Errorf("base is release %d of %s %q, and a component is built on a release of a base",
+			found.Sequence, found.Kind, found.Name)
+		refuse.next = "Nothing was changed. Use the attribute release of a sharedos_base. A VM that is to have " +
+			"several components lists all of them in its attribute components; each is built on the release of the " +
+			"base."
 	case err == nil:
 		return nil
 	}
@@ -160,7 +165,8 @@ func findRelease(ctx context.Context, publisher publish.Interface, id tree.Diges
 
 // describe implements released. A manifest does not contain what the component adds, and the pool may not have the base
 // release any more.
-func (m *componentModel) describe(ctx context.Context, backend Backend, id tree.Digest, manifest *release.Manifest, _ chain) diag.Diagnostics {
+func (m *componentModel) describe(ctx context.Context, backend Backend, id tree.Digest, manifest *release.Manifest,
+	_ chain) diag.Diagnostics {
 	same := m.Release.ValueString() == id.String()
 	if !same || m.Adds.IsUnknown() {
 		m.Adds = types.ObjectNull(addsTypes)
@@ -175,7 +181,8 @@ func (m *componentModel) describe(ctx context.Context, backend Backend, id tree.
 
 // describe compares the manifest with that of the base release. Without that one, the values are null.
 func (b *componentSystem) describe(ctx context.Context, backend Backend, manifest *release.Manifest) diag.Diagnostics {
-	b.Base, b.BaseName, b.Packages = types.StringValue(manifest.BuiltOn.String()), types.StringNull(), types.MapNull(types.StringType)
+	b.Base, b.BaseName, b.Packages = types.StringValue(manifest.BuiltOn.String()), types.StringNull(),
+		types.MapNull(types.StringType)
 	base, err := findRelease(ctx, backend.Publisher(), manifest.BuiltOn)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -206,7 +213,8 @@ func addedPackages(base, component *release.Manifest) map[string]string {
 }
 
 // take implements released.
-func (m *componentModel) take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released, chain chain) diag.Diagnostics {
+func (m *componentModel) take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released,
+	chain chain) diag.Diagnostics {
 	m.Adds = types.ObjectNull(addsTypes)
 	if before, ok := state.(*componentModel); ok {
 		m.Release, m.Adds = before.Release, before.Adds

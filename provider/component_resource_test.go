@@ -40,7 +40,8 @@ func newParts(t *testing.T) parts {
 func (p parts) set(version string) func() {
 	return func() {
 		p.t.Helper()
-		p.write(sourcetest.System{"usr/bin/tool": "tool " + version, "usr/lib/systemd/system/tool.service": "[Service]\nExecStart=/usr/bin/tool\n"})
+		p.write(sourcetest.System{"usr/bin/tool": "tool " + version,
+			"usr/lib/systemd/system/tool.service": "[Service]\nExecStart=/usr/bin/tool\n"})
 	}
 }
 
@@ -81,10 +82,12 @@ func TestAComponentMovesWithItsBaseInPlace(t *testing.T) {
 				action(toolAddress, plancheck.ResourceActionCreate),
 				plancheck.ExpectKnownValue(toolAddress, attribute("release"), anID),
 				plancheck.ExpectKnownValue(toolAddress, attribute("adds").AtMapKey("added"), positive),
-				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("components"), knownvalue.ListSizeExact(1)),
+				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("components"),
+					knownvalue.ListSizeExact(1)),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
-				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 				value(toolAddress, attribute("base_name"), knownvalue.StringExact("own")),
 				value(toolAddress, attribute("sequence"), knownvalue.Int64Exact(1)),
 				value(toolAddress, attribute("previous"), knownvalue.Null()),
@@ -92,7 +95,8 @@ func TestAComponentMovesWithItsBaseInPlace(t *testing.T) {
 				value(toolAddress, attribute("bytes"), positive),
 				value(toolAddress, attribute("adds").AtMapKey("layer_bytes"), positive),
 				value(toolAddress, attribute("packages"), knownvalue.MapSizeExact(0)),
-				statecheck.CompareValuePairs(toolAddress, attribute("release"), webAddress, attribute("stack").AtMapKey("components").AtSliceIndex(0), compare.ValuesSame()),
+				statecheck.CompareValuePairs(toolAddress, attribute("release"), webAddress,
+					attribute("stack").AtMapKey("components").AtSliceIndex(0), compare.ValuesSame()),
 			},
 		},
 		// The base gets a new release, and all that stands on it moves in the same plan.
@@ -103,10 +107,12 @@ func TestAComponentMovesWithItsBaseInPlace(t *testing.T) {
 				action(toolAddress, plancheck.ResourceActionUpdate),
 				action(webAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(toolAddress, attribute("sequence"), knownvalue.Int64Exact(2)),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("restart")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
-				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(toolAddress, attribute("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 				value(toolAddress, attribute("previous"), anID),
 			},
 		},
@@ -118,7 +124,8 @@ func TestAComponentMovesWithItsBaseInPlace(t *testing.T) {
 				action(toolAddress, plancheck.ResourceActionUpdate),
 				action(webAddress, plancheck.ResourceActionUpdate),
 			),
-			ConfigStateChecks: []statecheck.StateCheck{value(toolAddress, attribute("sequence"), knownvalue.Int64Exact(3))},
+			ConfigStateChecks: []statecheck.StateCheck{value(toolAddress, attribute("sequence"),
+				knownvalue.Int64Exact(3))},
 		},
 		resource.TestStep{
 			PreConfig: save, ResourceName: toolAddress, ImportState: true, ImportStateId: "tool",
@@ -138,15 +145,18 @@ func TestABaseThatIsNoneIsRefused(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
 	digits := `"sha256:` + strings.Repeat("0", 64) + `"`
 	on := func(base string) string {
-		return strings.NewReplacer(`"tool"`, `"other"`, "sharedos_base.debian.release", base).Replace(tool.component(""))
+		return strings.NewReplacer(`"tool"`, `"other"`, "sharedos_base.debian.release",
+			base).Replace(tool.component(""))
 	}
 	check(t, world,
 		resource.TestStep{
-			Config: on(digits), ExpectError: says(`Unable to build component "other"`, "there is no base release", "release of a sharedos_base"),
+			Config: on(digits), ExpectError: says(`Unable to build component "other"`, "there is no base release",
+				"release of a sharedos_base"),
 		},
 		resource.TestStep{
-			Config:      own.base() + tool.component("") + on(toolAddress+".release"),
-			ExpectError: says(`Unable to build component "other"`, `base is release 1 of component "tool"`, "lists all of them"),
+			Config: own.base() + tool.component("") + on(toolAddress+".release"),
+			ExpectError: says(`Unable to build component "other"`,
+				`base is release 1 of component "tool"`, "lists all of them"),
 		},
 		resource.TestStep{Config: own.base() + tool.component("")},
 	)
@@ -163,7 +173,8 @@ removed {
   lifecycle { destroy = false }
 }
 `,
-			ExpectError: says(`Unable to delete component "tool"`, "in use", "These VMs use it: web", "components of these VMs"),
+			ExpectError: says(`Unable to delete component "tool"`, "in use", "These VMs use it: web",
+				"components of these VMs"),
 		},
 		resource.TestStep{PreConfig: func() { must(t, world.DropVM(t.Context(), "web")) }, Config: own.base()},
 	)
@@ -175,8 +186,9 @@ func TestAComponentGoesAfterItsVMs(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
 		resource.TestStep{
-			Config:           own.base() + tool.component("") + web(""),
-			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop), action(webAddress, plancheck.ResourceActionUpdate)),
+			Config: own.base() + tool.component("") + web(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionNoop),
+				action(webAddress, plancheck.ResourceActionUpdate)),
 		},
 		resource.TestStep{Config: own.base() + web("")},
 	)
@@ -188,11 +200,13 @@ func TestAComponentGoesInOneApply(t *testing.T) {
 	const inOrder = "lifecycle { create_before_destroy = true }"
 	check(t, world,
 		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
-		resource.TestStep{Config: own.base() + web(""), ExpectError: says(`Unable to delete component "tool"`, "create_before_destroy = true")},
+		resource.TestStep{Config: own.base() + web(""),
+			ExpectError: says(`Unable to delete component "tool"`, "create_before_destroy = true")},
 		resource.TestStep{Config: own.base() + tool.component(inOrder) + withTool("")},
 		resource.TestStep{
-			Config:           own.base() + web(""),
-			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionDestroy), action(webAddress, plancheck.ResourceActionUpdate)),
+			Config: own.base() + web(""),
+			ConfigPlanChecks: plans(action(toolAddress, plancheck.ResourceActionDestroy),
+				action(webAddress, plancheck.ResourceActionUpdate)),
 		},
 	)
 }
@@ -207,7 +221,8 @@ func TestAComponentIsRenamedUnderItsVMsAsTheErrorSays(t *testing.T) {
 		resource.TestStep{Config: own.base() + tool.component("") + withTool("")},
 		resource.TestStep{Config: renamed(""), ExpectError: says(`Unable to delete component "tool"`, "in use")},
 		resource.TestStep{
-			Config: renamed("lifecycle { create_before_destroy = true }"), Check: resource.TestCheckResourceAttr(toolAddress, "name", "other"),
+			Config: renamed("lifecycle { create_before_destroy = true }"),
+			Check:  resource.TestCheckResourceAttr(toolAddress, "name", "other"),
 		},
 	)
 }
@@ -236,7 +251,8 @@ func TestAComponentOfPackagesIsReadAgainOnlyWhenAnInputChanges(t *testing.T) {
 		},
 		resource.TestStep{
 			PreConfig: func() { world.SetDebianArchive("patched again") }, Config: nginx(`triggers = { month = "2" }`),
-			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(toolAddress, attribute("sequence"), knownvalue.Int64Exact(3))),
+			ConfigPlanChecks: plans(plancheck.ExpectKnownValue(toolAddress, attribute("sequence"),
+				knownvalue.Int64Exact(3))),
 		},
 	)
 }
@@ -246,7 +262,8 @@ func TestThePackagesOfAComponentAreThoseThatItAdds(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
 	system := sourcetest.NewSystem("6.12.1")
 	system.Install("tool", "7")
-	tool.write(sourcetest.System{"usr/bin/tool": "tool 7", "usr/lib/sysimage/dpkg/status": system["var/lib/dpkg/status"]})
+	tool.write(sourcetest.System{"usr/bin/tool": "tool 7",
+		"usr/lib/sysimage/dpkg/status": system["var/lib/dpkg/status"]})
 	added := knownvalue.MapExact(map[string]knownvalue.Check{"tool": knownvalue.StringExact("7")})
 	check(t, world, resource.TestStep{
 		Config: own.base() + tool.component("") + `
@@ -263,7 +280,9 @@ data "sharedos_component" "exact" { release = sharedos_component.tool.release }
 			value("data.sharedos_component.tool", attribute("base_name"), knownvalue.StringExact("own")),
 			value("data.sharedos_component.exact", attribute("name"), knownvalue.StringExact("tool")),
 			value("data.sharedos_component.exact", attribute("sequence"), knownvalue.Int64Exact(1)),
-			statecheck.CompareValuePairs("data.sharedos_component.tool", attribute("history").AtSliceIndex(0).AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+			statecheck.CompareValuePairs("data.sharedos_component.tool",
+				attribute("history").AtSliceIndex(0).AtMapKey("base"), debianAddress,
+				attribute("release"), compare.ValuesSame()),
 		},
 	})
 }
@@ -288,9 +307,10 @@ data "sharedos_component" "tool" {
 			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("releases"), knownvalue.Int64Exact(1)),
 			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("stored_bytes"), positive),
 			value(usage, attribute("components").AtSliceIndex(0).AtMapKey("full_bytes"), positive),
-			value("data.sharedos_component.tool", attribute("history").AtSliceIndex(0).AtMapKey("vms"), knownvalue.ListExact([]knownvalue.Check{
-				knownvalue.StringExact("second"), knownvalue.StringExact("web"),
-			})),
+			value("data.sharedos_component.tool", attribute("history").AtSliceIndex(0).AtMapKey("vms"),
+				knownvalue.ListExact([]knownvalue.Check{
+					knownvalue.StringExact("second"), knownvalue.StringExact("web"),
+				})),
 		},
 	})
 }
@@ -309,7 +329,8 @@ func TestADataSourceRefusesReleasesOfTheOtherKind(t *testing.T) {
 			Config:      config + `data "sharedos_base" "it" { release = sharedos_component.tool.release }`,
 			ExpectError: says("Unable to find release", "is a component, not a base"),
 		},
-		resource.TestStep{Config: config + `data "sharedos_component" "it" { name = "own" }`, ExpectError: says(`Unable to find component "own"`)},
+		resource.TestStep{Config: config + `data "sharedos_component" "it" { name = "own" }`,
+			ExpectError: says(`Unable to find component "own"`)},
 		resource.TestStep{Config: config},
 	)
 }
@@ -328,7 +349,8 @@ func TestCtrlCWhileAComponentIsMade(t *testing.T) {
 			if said := s.interrupt(moment.operation, moment.step); !strings.Contains(said, "nterrupt") {
 				t.Errorf("the interrupted apply does not say so:\n%s", said)
 			}
-			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+				"1 to add, 0 to change, 0 to destroy") {
 				t.Errorf("the next apply:\n%s", said)
 			}
 			if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
@@ -343,21 +365,25 @@ func TestAComponentBelongsToOneState(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
 	first := newSession(t, world, own.base()+tool.component(""))
 	first.run("apply", "-auto-approve", "-no-color")
-	read := `data "sharedos_base" "debian" { name = "own" }` + "\n" + strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1)
+	read := `data "sharedos_base" "debian" { name = "own" }` + "\n" +
+		strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1)
 	second := newSession(t, world, read)
 	said := second.refused("apply", "-auto-approve", "-no-color")
-	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_component", "terraform import ADDRESS tool"} {
+	for _, part := range []string{"belongs to another Terraform state", "data source sharedos_component",
+		"terraform import ADDRESS tool"} {
 		if !strings.Contains(said, part) {
 			t.Errorf("the other state's apply does not say %q: %s", part, said)
 		}
 	}
 	// An import hands it over.
 	second.run("import", "-no-color", toolAddress, "tool")
-	if said := oneLine(first.run("plan", "-no-color")); !strings.Contains(said, `component "tool" belongs to another Terraform state`) {
+	if said := oneLine(first.run("plan", "-no-color")); !strings.Contains(said,
+		`component "tool" belongs to another Terraform state`) {
 		t.Errorf("the first state's plan says: %s", said)
 	}
 	tool.set("2")()
-	if said := second.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 added, 1 changed, 0 destroyed") {
+	if said := second.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"0 added, 1 changed, 0 destroyed") {
 		t.Errorf("the new owner's apply says: %s", said)
 	}
 	second.run("destroy", "-auto-approve", "-no-color")
@@ -373,7 +399,9 @@ func TestABaseIsRenamedUnderItsComponentsAsTheErrorSays(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: own.base() + tool.component("")},
 		resource.TestStep{
-			Config: renamed(""), ExpectError: says(`Unable to delete base "own"`, `component "tool" is built on it`, "create_before_destroy = true"),
+			Config: renamed(""),
+			ExpectError: says(`Unable to delete base "own"`, `component "tool" is built on it`,
+				"create_before_destroy = true"),
 		},
 		resource.TestStep{
 			Config: renamed("lifecycle { create_before_destroy = true }"),
@@ -389,7 +417,8 @@ func TestComponentsThatDoNotGoTogetherFailThePlan(t *testing.T) {
 	twin.set("other")()
 	twins := strings.ReplaceAll(twin.component(""), `"tool"`, `"twin"`)
 	elsewhere := strings.NewReplacer(`"debian"`, `"foreign"`, `"own"`, `"foreign"`).Replace(foreign.base()) +
-		strings.NewReplacer(`"tool"`, `"elsewhere"`, "sharedos_base.debian", "sharedos_base.foreign").Replace(tool.component(""))
+		strings.NewReplacer(`"tool"`, `"elsewhere"`, "sharedos_base.debian",
+			"sharedos_base.foreign").Replace(tool.component(""))
 	all := own.base() + tool.component("") + twins + elsewhere
 	list := func(elements string) string { return web("components = [" + elements + "]") }
 	steps := []resource.TestStep{{Config: all}}
@@ -398,13 +427,16 @@ func TestComponentsThatDoNotGoTogetherFailThePlan(t *testing.T) {
 		want []string
 	}{
 		{list("sharedos_base.debian.release"), []string{"components", "base \"own\"", "sharedos_component resources"}},
-		{strings.Replace(withTool(""), "base   = sharedos_base.debian.release", "base   = sharedos_component.twin.release", 1),
+		{strings.Replace(withTool(""), "base   = sharedos_base.debian.release",
+			"base   = sharedos_component.twin.release", 1),
 			[]string{`component "twin"`, "Set base to the attribute release of a sharedos_base"}},
 		{list("sharedos_component.elsewhere.release"), []string{`component "elsewhere"`, "was built on base release", `base "own"`, "same base release"}},
 		{list("sharedos_component.tool.release, sharedos_component.twin.release"), []string{"/usr/bin/tool", `"tool"`, `"twin"`, "Remove one of the two"}},
 		{list(`"sha256:` + strings.Repeat("0", 64) + `"`), []string{"there is no release", "release of a sharedos_component"}},
 	} {
-		steps = append(steps, resource.TestStep{Config: all + one.vm, ExpectError: says(append([]string{`Unable to plan VM "web"`}, one.want...)...)})
+		steps = append(steps,
+			resource.TestStep{Config: all + one.vm,
+				ExpectError: says(append([]string{`Unable to plan VM "web"`}, one.want...)...)})
 	}
 	check(t, world, append(steps, resource.TestStep{Config: all + withTool("")})...)
 }
@@ -421,12 +453,17 @@ func TestAPreferenceAmongComponents(t *testing.T) {
 	id := statecheck.CompareValue(compare.ValuesDiffer())
 	differs := func() statecheck.StateCheck { return id.AddStateValue(webAddress, attribute("stack").AtMapKey("id")) }
 	check(t, world,
-		resource.TestStep{Config: with(""), ExpectError: says(`Unable to plan VM "web"`, "/usr/bin/tool", "prefer = {", `"/usr/bin/tool" = "twin"`)},
-		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "nobody" }`), ExpectError: says(`"nobody" is preferred`, "Name a component of the VM in prefer")},
-		resource.TestStep{Config: with(`prefer = { "usr/bin" = "tool" }`), ExpectError: says("prefer", "an absolute path")},
-		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "tool" }`), ConfigStateChecks: []statecheck.StateCheck{joined, differs()}},
+		resource.TestStep{Config: with(""),
+			ExpectError: says(`Unable to plan VM "web"`, "/usr/bin/tool", "prefer = {", `"/usr/bin/tool" = "twin"`)},
+		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "nobody" }`),
+			ExpectError: says(`"nobody" is preferred`, "Name a component of the VM in prefer")},
+		resource.TestStep{Config: with(`prefer = { "usr/bin" = "tool" }`),
+			ExpectError: says("prefer", "an absolute path")},
+		resource.TestStep{Config: with(`prefer = { "/usr/bin/tool" = "tool" }`),
+			ConfigStateChecks: []statecheck.StateCheck{joined, differs()}},
 		resource.TestStep{
-			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerifyIdentifierAttribute: "name",
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web",
+			ImportStateVerifyIdentifierAttribute: "name",
 			ImportStateCheck: func(states []*terraform.InstanceState) error {
 				if got := states[0].Attributes["prefer./usr/bin/tool"]; got != "tool" {
 					return fmt.Errorf("imported prefer %q", got)
@@ -440,7 +477,8 @@ func TestAPreferenceAmongComponents(t *testing.T) {
 			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: []statecheck.StateCheck{joined, differs()},
 		},
-		resource.TestStep{Config: all + withTool(""), ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("prefer"), knownvalue.Null())}},
+		resource.TestStep{Config: all + withTool(""),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("prefer"), knownvalue.Null())}},
 	)
 }
 
@@ -449,7 +487,8 @@ func TestAPreferenceThatSettlesNothing(t *testing.T) {
 	t.Parallel()
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
 	s := newSession(t, world, own.base()+tool.component("")+withTool(`prefer = { "/etc/none" = "tool" }`))
-	if said := s.run("plan", "-no-color"); !says(`in prefer of VM "web" settles nothing`, "/etc/none", "Remove the path").MatchString(said) {
+	if said := s.run("plan", "-no-color"); !says(`in prefer of VM "web" settles nothing`, "/etc/none",
+		"Remove the path").MatchString(said) {
 		t.Errorf("it says:\n%s", said)
 	}
 	s.run("apply", "-auto-approve", "-no-color")
@@ -466,13 +505,15 @@ func TestAPlanThatBuildsNothingMakesNoJoiningLayer(t *testing.T) {
 	lazy := "provider \"sharedos\" {\n  build_at_plan = false\n}\n"
 	all := lazy + own.base() + tool.component("") + strings.ReplaceAll(twin.component(""), `"tool"`, `"twin"`)
 	with := func(prefer string) string {
-		return all + web("components = [sharedos_component.tool.release, sharedos_component.twin.release]\nprefer = { \"/usr/bin/tool\" = \""+prefer+"\" }")
+		return all + web(
+			"components = [sharedos_component.tool.release, sharedos_component.twin.release]\nprefer = { \"/usr/bin/tool\" = \""+prefer+"\" }")
 	}
 	s := newSession(t, world, all)
 	s.run("apply", "-auto-approve", "-no-color")
 	for _, prefer := range []string{"tool", "twin"} { // for a new VM, and for one that exists
 		s.configure(with(prefer))
-		if said := s.run("plan", "-no-color"); !says(`This plan does not know the stack of VM "web"`, "build_at_plan is false").MatchString(said) {
+		if said := s.run("plan", "-no-color"); !says(`This plan does not know the stack of VM "web"`,
+			"build_at_plan is false").MatchString(said) {
 			t.Errorf("it says:\n%s", said)
 		}
 		s.run("apply", "-auto-approve", "-no-color")
@@ -490,7 +531,8 @@ func TestCtrlCWhileAPlanBuildsAComponent(t *testing.T) {
 	before, err := world.Left(t.Context())
 	must(t, err)
 	s.configure(own.base() + tool.component(""))
-	if said := s.interruptCommand("Prepare", "writing the layer", "plan", "-no-color"); !strings.Contains(said, "nterrupt") {
+	if said := s.interruptCommand("Prepare", "writing the layer", "plan",
+		"-no-color"); !strings.Contains(said, "nterrupt") {
 		t.Errorf("the interrupted plan does not say so:\n%s", said)
 	}
 	left, err := world.Left(t.Context())
@@ -498,7 +540,8 @@ func TestCtrlCWhileAPlanBuildsAComponent(t *testing.T) {
 	if new := slices.DeleteFunc(left, func(name string) bool { return slices.Contains(before, name) }); len(new) > 0 {
 		t.Errorf("a plan left %v on the host", new)
 	}
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"1 to add, 0 to change, 0 to destroy") {
 		t.Errorf("the next apply:\n%s", said)
 	}
 }
@@ -511,7 +554,8 @@ func TestAPlanThatBuildsNoComponentSaysWhatThatCosts(t *testing.T) {
 	s := newSession(t, world, lazy+own.base())
 	s.run("apply", "-auto-approve", "-no-color")
 	s.configure(lazy + own.base() + tool.component("") + withTool(""))
-	if said := s.run("plan", "-no-color"); !says(`This plan does not know the next release of component "tool"`, "build_at_plan is false").MatchString(said) {
+	if said := s.run("plan", "-no-color"); !says(`This plan does not know the next release of component "tool"`,
+		"build_at_plan is false").MatchString(said) {
 		t.Errorf("it says:\n%s", said)
 	}
 	s.run("apply", "-auto-approve", "-no-color")
@@ -568,10 +612,13 @@ func TestAnImportedComponentIsNotPublishedAgain(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
 	first := newSession(t, world, own.base()+tool.component(""))
 	first.run("apply", "-auto-approve", "-no-color")
-	second := newSession(t, world, `data "sharedos_base" "debian" { name = "own" }`+"\n"+strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1))
+	second := newSession(t, world,
+		`data "sharedos_base" "debian" { name = "own" }`+"\n"+
+			strings.Replace(tool.component(""), "sharedos_base", "data.sharedos_base", 1))
 	second.run("import", "-no-color", toolAddress, "tool")
 	said := second.run("plan", "-no-color")
-	if !strings.Contains(said, "0 to add, 1 to change, 0 to destroy") || strings.Contains(said, "~ release") || strings.Contains(said, "~ sequence") {
+	if !strings.Contains(said, "0 to add, 1 to change, 0 to destroy") || strings.Contains(said, "~ release") ||
+		strings.Contains(said, "~ sequence") {
 		t.Errorf("the plan after the import:\n%s", said)
 	}
 	second.run("apply", "-auto-approve", "-no-color")

@@ -60,7 +60,8 @@ type Open func(ctx context.Context, config Config) (Backend, error)
 // errUnknownConfig means that the provider block depends on a value that is unknown until an apply.
 var errUnknownConfig = errors.New("the provider's configuration is not known yet")
 
-// errNotConfigured means that Terraform has not configured the provider, as it does before it asks for anything on a host.
+// errNotConfigured means that Terraform has not configured the provider, as it does before it asks
+// for anything on a host.
 var errNotConfigured = errors.New("the provider is not configured")
 
 // connection opens the backend when it is first needed, so that validation, and plans that need no host, work
@@ -201,8 +202,8 @@ func (c *connection) chain() chain {
 	return chain{c.config.MaxLayers, c.config.MaxDeltaPercent}
 }
 
-// madeVM notes that the answer to a call has a VM that was made, and madeRelease a base or component, with how to record that it is
-// in Terraform's state.
+// madeVM notes that the answer to a call has a VM that was made, and madeRelease a base or
+// component, with how to record that it is in Terraform's state.
 func (c *connection) madeVM(uuid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -216,10 +217,11 @@ func (c *connection) madeRelease(record func(context.Context, Backend) error) {
 }
 
 const (
-	// recordTimeout bounds how long close records what was made. Terraform kills a provider that does not end within 2 s. What is
-	// not recorded by then, the next Read records.
+	// recordTimeout bounds how long close records what was made. Terraform kills a provider that
+	// does not end within 2 s. What is not recorded by then, the next Read records.
 	recordTimeout = 1500 * time.Millisecond
-	// releaseTime is what recording a base or component needs, which takes locks: a kill would leave them to others for a while.
+	// releaseTime is what recording a base or component needs, which takes locks: a kill would
+	// leave them to others for a while.
 	releaseTime = time.Second
 )
 
@@ -247,8 +249,8 @@ func (c *connection) close() error {
 	return errors.Join(append(failed, c.closeLocked())...)
 }
 
-// stateIsLocal reports whether Terraform writes its state at each change: its local backend does. Others get the state after Terraform
-// has ended its providers. A provider only sees which backend the directory was initialised for.
+// stateIsLocal reports whether Terraform writes its state at each change: its local backend does. Others get the state
+// after Terraform has ended its providers. A provider only sees which backend the directory was initialised for.
 func stateIsLocal(environment func(string) string) bool {
 	text, err := os.ReadFile(filepath.Join(cmp.Or(environment("TF_DATA_DIR"), ".terraform"), "terraform.tfstate"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -38,7 +38,8 @@ type closer struct {
 
 func (c *closer) Closing() bool { return c.closing }
 
-// A provider that ended while a connection to a guest that starts another kernel is being closed could end the VM's vsock daemon.
+// A provider that ended while a connection to a guest that starts another kernel is being closed
+// could end the VM's vsock daemon.
 func TestAProviderThatClosesAConnectionToAGuestIsNotIdle(t *testing.T) {
 	backend := &closer{}
 	p := New("test", func(context.Context, Config) (Backend, error) { return backend, nil })

@@ -28,7 +28,8 @@ func TestACommandLineThatDestroysIsRecognised(t *testing.T) {
 			t.Errorf("%q destroys: %v", line, got)
 		}
 	}
-	if !destroys([]string{"terraform", "plan"}, func(name string) string { return map[string]string{"TF_CLI_ARGS_plan": "-lock=false -destroy"}[name] }) {
+	if !destroys([]string{"terraform", "plan"},
+		func(name string) string { return map[string]string{"TF_CLI_ARGS_plan": "-lock=false -destroy"}[name] }) {
 		t.Error("the variable of the environment was not read")
 	}
 }
@@ -44,7 +45,8 @@ func (refusing) ReadResource(context.Context, *tfprotov6.ReadResourceRequest) (*
 	return &tfprotov6.ReadResourceResponse{Diagnostics: refusal()}, nil
 }
 
-func (refusing) PlanResourceChange(context.Context, *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
+func (refusing) PlanResourceChange(context.Context,
+	*tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
 	return &tfprotov6.PlanResourceChangeResponse{Diagnostics: refusal()}, nil
 }
 
@@ -62,14 +64,17 @@ func TestNothingThatRefusesAChangeRefusesADestroy(t *testing.T) {
 	prior, wanted, null := value("prior"), value("wanted"), value(nil)
 	server := forDestroy{refusing{}}
 
-	read, err := server.ReadResource(t.Context(), &tfprotov6.ReadResourceRequest{CurrentState: prior, Private: []byte("p")})
-	if err != nil || !is(read.NewState, prior) || string(read.Private) != "p" || read.Diagnostics[0].Severity != tfprotov6.DiagnosticSeverityWarning {
+	read, err := server.ReadResource(t.Context(),
+		&tfprotov6.ReadResourceRequest{CurrentState: prior, Private: []byte("p")})
+	if err != nil || !is(read.NewState, prior) || string(read.Private) != "p" ||
+		read.Diagnostics[0].Severity != tfprotov6.DiagnosticSeverityWarning {
 		t.Errorf("read %+v, %v", read, err)
 	}
 	for name, test := range map[string]struct{ prior, proposed, want *tfprotov6.DynamicValue }{
 		"a change": {prior, wanted, prior}, "a resource that does not exist": {null, wanted, wanted}, "the deletion": {prior, null, null},
 	} {
-		planned, err := server.PlanResourceChange(t.Context(), &tfprotov6.PlanResourceChangeRequest{PriorState: test.prior, ProposedNewState: test.proposed})
+		planned, err := server.PlanResourceChange(t.Context(),
+			&tfprotov6.PlanResourceChangeRequest{PriorState: test.prior, ProposedNewState: test.proposed})
 		if err != nil || !is(planned.PlannedState, test.want) {
 			t.Errorf("%s: planned %+v, %v", name, planned, err)
 		}

@@ -57,8 +57,8 @@ func (f failure) detail() string {
 	return b.String()
 }
 
-// itsAddress stands for the address of the resource that a diagnostic is about. Terraform does not tell it to a provider,
-// and prints it itself.
+// itsAddress stands for the address of the resource that a diagnostic is about. Terraform does not
+// tell it to a provider, and prints it itself.
 const itsAddress = "the address of this resource, which Terraform shows here after \"with\""
 
 // nextStep says what to do about an error, by its kind; empty if the error says so itself.
@@ -73,40 +73,42 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, release.ErrKeyMode):
 		return "Run that chmod, and apply again. If somebody else may have read the key, make VMs and bases anew with another one."
 	case errors.Is(err, release.ErrKeyLost):
-		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. Nothing " +
-			"was changed. If it is lost for good, or if these releases are another operator's, make a key of your own at that path, with: " +
-			"openssl genpkey -algorithm ed25519 -out FILE. VMs of the lost key can be destroyed with it, and are not refreshed; bases of " +
-			"the lost key can be destroyed and made anew."
+		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the " +
+			"file that holds it. Nothing was changed. If it is lost for good, or if these releases are another " +
+			"operator's, make a key of your own at that path, with: openssl genpkey -algorithm ed25519 -out FILE. " +
+			"VMs of the lost key can be destroyed with it, and are not refreshed; bases of the lost key can be " +
+			"destroyed and made anew."
 	case errors.Is(err, release.ErrKey):
-		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the file that holds it. " +
-			"State is kept as it was."
+		return "Put the operator key in its place from a backup, or set operator_key in the provider block to the " +
+			"file that holds it. State is kept as it was."
 	case errors.Is(err, vm.ErrExists):
 		return "That VM was left alone. Import it, with: terraform import ADDRESS NAME. Or give this one another name."
 	case errors.Is(err, vm.ErrImpact):
-		return "Nothing was changed. Set refresh.max_impact to what the change needs, or refresh.strategy to next_boot to have the new " +
-			"stack take effect at the next start."
+		return "Nothing was changed. Set refresh.max_impact to what the change needs, or refresh.strategy to " +
+			"next_boot to have the new stack take effect at the next start."
 	case errors.Is(err, vm.ErrNotLive):
 		return notLiveNext
 	case errors.Is(err, vm.ErrChecks):
-		return "Nothing was changed in the VM. Mend what these health checks look at, and apply again. With refresh.require_checks = false, checks " +
-			"that fail before a refresh are left out of account."
+		return "Nothing was changed in the VM. Mend what these health checks look at, and apply again. With " +
+			"refresh.require_checks = false, checks that fail before a refresh are left out of account."
 	case errors.Is(err, vm.ErrRefused):
-		return "Nothing was changed in the VM. Mend what the agent names, and apply again. If it is a layer that cannot be read or does not verify, " +
-			"the data source sharedos_verify says which volume of the pool is damaged."
+		return "Nothing was changed in the VM. Mend what the agent names, and apply again. If it is a layer that " +
+			"cannot be read or does not verify, the data source sharedos_verify says which volume of the pool is " +
+			"damaged."
 	case errors.Is(err, vm.ErrNotReady):
-		return "The VM runs, and state has it. See what it waits for in the guest or in its console log. Raise ready.timeout if it needs longer, and " +
-			"apply again."
+		return "The VM runs, and state has it. See what it waits for in the guest or in its console log. Raise " +
+			"ready.timeout if it needs longer, and apply again."
 	case errors.Is(err, hypervisor.ErrVSockEnded):
-		return "Power the VM off and start it again: virsh destroy NAME, then apply. Its services ran on meanwhile. The host's log tells why the " +
-			"daemon ended."
+		return "Power the VM off and start it again: virsh destroy NAME, then apply. Its services ran on meanwhile. " +
+			"The host's log tells why the daemon ended."
 	case errors.Is(err, hypervisor.ErrTooManyLayers):
-		return "Have the base begin with a full layer again: lower max_layers in the provider block, and apply a change of the base. Or remove " +
-			"components from the VM."
+		return "Have the base begin with a full layer again: lower max_layers in the provider block, and apply a " +
+			"change of the base. Or remove components from the VM."
 	case errors.Is(err, hypervisor.ErrNoNetwork):
 		return "Define that network and start it (virsh net-define, virsh net-start), or name another one in interfaces: virsh net-list --all."
 	case errors.Is(err, hypervisor.ErrDamaged):
-		return "The domain was left alone. Put its metadata back, with virsh edit, or undefine it, with virsh undefine. Its private disk stays in the " +
-			"pool in either case."
+		return "The domain was left alone. Put its metadata back, with virsh edit, or undefine it, with virsh " +
+			"undefine. Its private disk stays in the pool in either case."
 	case errors.Is(err, hypervisor.ErrGuestKeeps):
 		return "The guest is busy with it, or its kernel cannot give it up. Apply again, or power the VM off and apply: it starts with what it is to have."
 	case errors.Is(err, transport.ErrPeerKey):
@@ -119,23 +121,26 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, rollout.ErrHalted):
 		return rolloutNext
 	case errors.Is(err, rootfs.ErrNotBootable), errors.Is(err, rootfs.ErrNoKernel), errors.Is(err, bootimage.ErrKernel):
-		return "Add to the source what is missing: for Debian, the packages linux-image-cloud-amd64, systemd-sysv, kmod and e2fsprogs. The guide on " +
-			"bases lists what a VM needs."
+		return "Add to the source what is missing: for Debian, the packages linux-image-cloud-amd64, systemd-sysv, " +
+			"kmod and e2fsprogs. The guide on bases lists what a VM needs."
 	case errors.Is(err, source.ErrCorrupt):
 		return "Get the source again, and compare its digest with that of its publisher."
 	case errors.Is(err, source.ErrChanged), errors.Is(err, publish.ErrSourceChanged):
 		return "Nothing was published. Apply again when nothing writes to the source."
 	case errors.Is(err, vm.ErrProtected):
-		return "Nothing was changed. If the VM and its private disk are to go, set deletion_protection to false, apply that, and destroy it " +
-			"then. If Terraform plans to replace the VM because it is tainted, first run terraform untaint with " + itsAddress + "."
+		return "Nothing was changed. If the VM and its private disk are to go, set deletion_protection to false, " +
+			"apply that, and destroy it then. If Terraform plans to replace the VM because it is tainted, first run " +
+			"terraform untaint with " +
+			itsAddress + "."
 	case errors.Is(err, vm.ErrOperator):
-		return "Put the operator key with which the VM was made in its place from a backup, or set operator_key in the provider block " +
-			"to the file that holds it."
-	case errors.Is(err, release.ErrSignature):
-		return "It is signed with another operator key. Put the key that signed it in its place from a backup, or set operator_key in " +
+		return "Put the operator key with which the VM was made in its place from a backup, or set operator_key in " +
 			"the provider block to the file that holds it."
+	case errors.Is(err, release.ErrSignature):
+		return "It is signed with another operator key. Put the key that signed it in its place from a backup, or " +
+			"set operator_key in the provider block to the file that holds it."
 	case errors.Is(err, store.ErrConfig):
-		return "Change pool or pool_path in the provider block, or the environment variables " + envPool + " and " + envPoolPath + "."
+		return "Change pool or pool_path in the provider block, or the environment variables " + envPool +
+			" and " + envPoolPath + "."
 	case errors.As(err, &open):
 		return fmt.Sprintf("Check that libvirt answers, with: virsh --connect '%s' pool-list --all. To use another "+
 			"libvirt or pool, set uri and pool in the provider block. State is kept as it was.", open.uri)
@@ -152,11 +157,12 @@ func nextStep(err error, timeout string) string {
 	case errors.Is(err, compose.ErrStack):
 		return stackAdvice(err)
 	case errors.Is(err, store.ErrNoPool):
-		return "If the pool was undefined, define it again with its directory, and start it: virsh pool-define-as NAME dir --target " +
-			"DIRECTORY; virsh pool-start NAME. Otherwise set uri, pool and pool_path in the provider block as they were."
+		return "If the pool was undefined, define it again with its directory, and start it: virsh pool-define-as " +
+			"NAME dir --target DIRECTORY; virsh pool-start NAME. Otherwise set uri, pool and pool_path in the " +
+			"provider block as they were."
 	case errors.Is(err, store.ErrNotFound):
-		return "It is missing from the pool. If another configuration published or deleted a base or component of the same name " +
-			"in the meantime, plan and apply again."
+		return "It is missing from the pool. If another configuration published or deleted a base or component of " +
+			"the same name in the meantime, plan and apply again."
 	case errors.Is(err, publish.ErrNothing):
 		return "Remove the component, or change its source to one that adds something."
 	case errors.Is(err, publish.ErrNotCached):

@@ -76,10 +76,12 @@ func TestTheRolesOfTheExampleArePatchedByOneVariable(t *testing.T) {
 	world := newWorld(t)
 	s := example(t, world, "components")
 	patch := `-var=additional_suites=["trixie-updates","trixie-security"]`
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "8 added, 0 changed, 0 destroyed") {
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"8 added, 0 changed, 0 destroyed") {
 		t.Errorf("the first apply:\n%s", said)
 	}
-	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said, "0 added, 8 changed, 0 destroyed") {
+	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said,
+		"0 added, 8 changed, 0 destroyed") {
 		t.Errorf("the patch:\n%s", said)
 	}
 	for name, want := range map[string]string{"web": "nginx", "cache": "redis", "db": "postgres"} {
@@ -90,7 +92,8 @@ func TestTheRolesOfTheExampleArePatchedByOneVariable(t *testing.T) {
 		if len(stack.Components) != 1 || stack.Components[0] != newest.Releases[0].ID {
 			t.Errorf("VM %s runs %v, want %s", name, stack.Components, newest.Releases[0].ID)
 		}
-		if debug, err := world.Volumes.History(t.Context(), release.Component, "debug"); err != nil || len(stack.Offered) != 1 ||
+		if debug, err := world.Volumes.History(t.Context(), release.Component, "debug"); err != nil ||
+			len(stack.Offered) != 1 ||
 			stack.Offered[0] != debug.Releases[0].ID {
 			t.Errorf("VM %s has %v on demand, want the newest release of debug: %v", name, stack.Offered, err)
 		}
@@ -109,10 +112,12 @@ func TestTheQuickstartIsPatchedByOneVariable(t *testing.T) {
 	world := newWorld(t)
 	s := example(t, world, "quickstart")
 	patch := `-var=additional_suites=["trixie-updates","trixie-security"]`
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "3 added, 0 changed, 0 destroyed") {
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"3 added, 0 changed, 0 destroyed") {
 		t.Errorf("the first apply:\n%s", said)
 	}
-	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said, "0 added, 3 changed, 0 destroyed") {
+	if said := s.run("apply", "-auto-approve", "-no-color", patch); !strings.Contains(said,
+		"0 added, 3 changed, 0 destroyed") {
 		t.Errorf("the patch:\n%s", said)
 	}
 	if said := s.run("plan", "-detailed-exitcode", "-no-color", patch); !strings.Contains(said, "No changes") {

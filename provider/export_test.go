@@ -12,8 +12,8 @@ func RolloutFleet(vms vm.Interface, target vm.Target, limit time.Duration) rollo
 	return rolloutFleet{vms: vms, target: target, tell: func(string, string) {}, limit: limit}
 }
 
-// StartedBy makes the provider take a command for the one of the Terraform that has started it. In tests, Terraform starts
-// no provider. The path is that of a saved plan to apply, if there is one.
+// StartedBy makes the provider take a command for the one of the Terraform that has started it. In
+// tests, Terraform starts no provider. The path is that of a saved plan to apply, if there is one.
 func (p *Provider) StartedBy(command, run, path string) error {
 	found := invocation{command: command, run: run, destroys: command == "destroy"}
 	if path != "" {

@@ -11,7 +11,8 @@ func TestAnEmptyPlanOnlyReads(t *testing.T) {
 	t.Parallel()
 	const count = 20
 	world := newWorld(t)
-	fleet := strings.NewReplacer(`name   = "web"`, `name   = "web-${count.index}"`).Replace(web(fmt.Sprintf("count = %d", count)))
+	fleet := strings.NewReplacer(`name   = "web"`,
+		`name   = "web-${count.index}"`).Replace(web(fmt.Sprintf("count = %d", count)))
 	s := newSession(t, world, debian(patched)+fleet)
 	s.run("apply", "-auto-approve")
 	world.ForgetCalls()

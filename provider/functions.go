@@ -17,8 +17,8 @@ import (
 
 var _ provider.ProviderWithFunctions = (*Provider)(nil)
 
-// Functions implements provider.ProviderWithFunctions. Terraform calls functions before the provider is configured, so they know only
-// their arguments.
+// Functions implements provider.ProviderWithFunctions. Terraform calls functions before the
+// provider is configured, so they know only their arguments.
 func (p *Provider) Functions(context.Context) []func() function.Function {
 	var all []func() function.Function
 	for _, one := range functions {
@@ -88,8 +88,9 @@ var functions = []calculation{
 			Summary: "A size of so many bytes",
 			MarkdownDescription: "Returns bytes as a size, in the largest unit in which they are a whole number: 536870912 is `512MiB`. " +
 				"`parse_size` returns the same number of bytes for it.",
-			Parameters: []function.Parameter{function.Int64Parameter{Name: "bytes", MarkdownDescription: "Bytes, not negative."}},
-			Return:     function.StringReturn{},
+			Parameters: []function.Parameter{function.Int64Parameter{Name: "bytes",
+				MarkdownDescription: "Bytes, not negative."}},
+			Return: function.StringReturn{},
 		},
 		run: func(ctx context.Context, arguments function.ArgumentsData) (any, *function.FuncError) {
 			var bytes int64
@@ -107,9 +108,9 @@ var functions = []calculation{
 		definition: function.Definition{
 			Summary: "A stable MAC address from two names",
 			MarkdownDescription: "Returns a MAC address that follows from two names alone, for `mac` of an interface: the same names always " +
-				"give the same address. With the UUID of a VM and the name of an interface, it is the address that the interface has " +
-				"without `mac`. With the name of the VM instead of its UUID, the address outlives the VM, so that a DHCP server can " +
-				"have a reservation for it.",
+				"give the same address. With the UUID of a VM and the name of an interface, it is the address that " +
+				"the interface has without `mac`. With the name of the VM instead of its UUID, the address outlives " +
+				"the VM, so that a DHCP server can have a reservation for it.",
 			Parameters: []function.Parameter{
 				function.StringParameter{Name: "vm", MarkdownDescription: "Name or UUID of the VM. Not empty."},
 				function.StringParameter{Name: "interface", MarkdownDescription: "Name of the interface. Not empty."},
@@ -123,7 +124,8 @@ var functions = []calculation{
 			}
 			for i, name := range names {
 				if name == "" {
-					return nil, refuseArgument(int64(i), errors.New("it is empty, and an address follows from both names"))
+					return nil, refuseArgument(int64(i),
+						errors.New("it is empty, and an address follows from both names"))
 				}
 			}
 			return hypervisor.MAC(names[0], names[1]), nil
@@ -142,7 +144,8 @@ var functions = []calculation{
 					MarkdownDescription: "Ids of releases, newest first, such as `data.sharedos_base.debian.history[*].release`.",
 				},
 				function.StringParameter{Name: "release", MarkdownDescription: "Id of a release."},
-				function.StringParameter{Name: "other", MarkdownDescription: "Id of the release that it is compared with."},
+				function.StringParameter{Name: "other",
+					MarkdownDescription: "Id of the release that it is compared with."},
 			},
 			Return: function.StringReturn{},
 		},
@@ -162,7 +165,8 @@ func compareReleases(history []string, releases [2]string) (string, *function.Fu
 	for i, id := range releases {
 		if _, err := tree.ParseDigest(id); err != nil {
 			shown, _ := plain.Value(id)
-			return "", refuseArgument(int64(i+1), fmt.Errorf("%s is not the id of a release: it has the form sha256:<64 hex>", shown))
+			return "", refuseArgument(int64(i+1),
+				fmt.Errorf("%s is not the id of a release: it has the form sha256:<64 hex>", shown))
 		}
 	}
 	if releases[0] == releases[1] {
@@ -171,8 +175,9 @@ func compareReleases(history []string, releases [2]string) (string, *function.Fu
 	var at [2]int
 	for i, id := range releases {
 		if at[i] = slices.Index(history, id); at[i] < 0 {
-			return "", refuseArgument(int64(i+1), fmt.Errorf("release %s is not in the history: the pool may no longer keep it, or it is of "+
-				"another base or component; to keep more releases, set retain", id))
+			return "", refuseArgument(int64(i+1),
+				fmt.Errorf("release %s is not in the history: the pool may no longer keep it, or it is of "+
+					"another base or component; to keep more releases, set retain", id))
 		}
 	}
 	if at[0] < at[1] {

@@ -61,7 +61,8 @@ func TestFunctions(t *testing.T) {
 		{"format_size", []tftypes.Value{number(0)}, text("0B"), ""},
 		{"format_size", []tftypes.Value{number(-1)}, tftypes.Value{}, "negative"},
 		{"mac_address", []tftypes.Value{text(uuid), text("lan")}, text(hypervisor.MAC(uuid, "lan")), ""},
-		{"mac_address", []tftypes.Value{text("web"), text("lan")}, text("52:54:00:b1:43:fd"), ""}, // it must never change
+		{"mac_address", []tftypes.Value{text("web"), text("lan")}, text("52:54:00:b1:43:fd"),
+			""}, // it must never change
 		{"mac_address", []tftypes.Value{text(""), text("lan")}, tftypes.Value{}, "empty"},
 		{"mac_address", []tftypes.Value{text("web"), text("")}, tftypes.Value{}, "empty"},
 		{"compare_releases", []tftypes.Value{list(id("3"), id("2"), id("1")), text(id("3")), text(id("1"))}, text("newer"), ""},
@@ -76,7 +77,8 @@ func TestFunctions(t *testing.T) {
 		switch {
 		case test.refuses != "":
 			if refused == nil || !strings.Contains(refused.Text, test.refuses) || refused.FunctionArgument == nil {
-				t.Errorf("%s%v: got %v, %+v, want an error with %q", test.function, test.arguments, got, refused, test.refuses)
+				t.Errorf("%s%v: got %v, %+v, want an error with %q", test.function, test.arguments,
+					got, refused, test.refuses)
 			}
 		case refused != nil || !got.Equal(test.want):
 			t.Errorf("%s%v: got %v, %+v, want %v", test.function, test.arguments, got, refused, test.want)
@@ -91,7 +93,8 @@ output "bytes" { value = provider::sharedos::parse_size("1GiB") }
 output "mac"   { value = provider::sharedos::mac_address("web", "lan") }
 `)
 	s.run("apply", "-auto-approve", "-no-color")
-	if said := s.run("output", "-no-color"); !strings.Contains(said, "bytes = 1073741824") || !strings.Contains(said, `mac = "52:54:00:`) {
+	if said := s.run("output", "-no-color"); !strings.Contains(said, "bytes = 1073741824") ||
+		!strings.Contains(said, `mac = "52:54:00:`) {
 		t.Error(said)
 	}
 }

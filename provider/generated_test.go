@@ -75,12 +75,15 @@ import {
 // An object without a source keeps its releases, and is not made.
 func TestAnObjectWithoutASource(t *testing.T) {
 	world, own, tool := newWorld(t), newImage(t), newParts(t)
-	s := newSession(t, world, own.base()+component("tool", "")+`resource "sharedos_base" "other" { name = "sourceless" }`)
+	s := newSession(t, world,
+		own.base()+component("tool", "")+`resource "sharedos_base" "other" { name = "sourceless" }`)
 	command, output := s.command("plan", "-no-color")
 	err := command.Run()
 	for _, want := range []*regexp.Regexp{
-		says(`Unable to create base "sourceless"`, "it does not exist yet", "none of debian, archive, directory, oci, disk_image is set", "Set one of them"),
-		says(`Unable to create component "tool"`, "it does not exist yet", "none of debian, archive, directory, oci is set", "Set one of them"),
+		says(`Unable to create base "sourceless"`, "it does not exist yet",
+			"none of debian, archive, directory, oci, disk_image is set", "Set one of them"),
+		says(`Unable to create component "tool"`, "it does not exist yet",
+			"none of debian, archive, directory, oci is set", "Set one of them"),
 	} {
 		if err == nil || !want.MatchString(output.String()) {
 			t.Errorf("%v: the plan does not say %s:\n%s", err, want, output)
@@ -94,7 +97,8 @@ func TestAnObjectWithoutASource(t *testing.T) {
 	} {
 		s.configure(config)
 		command, output := s.command("plan", "-no-color")
-		if err := command.Run(); err == nil || !says("Unable to plan "+object, "its source was removed", "Set one of them").MatchString(output.String()) {
+		if err := command.Run(); err == nil ||
+			!says("Unable to plan "+object, "its source was removed", "Set one of them").MatchString(output.String()) {
 			t.Errorf("%v: the plan that takes the source of %s away says\n%s", err, object, output)
 		}
 	}
@@ -110,7 +114,9 @@ func TestAnObjectWithoutASource(t *testing.T) {
 	own.set("2")()
 	s.configure(own.base() + component("tool", ""))
 	command, output = s.command("plan", "-no-color")
-	if err := command.Run(); err == nil || !says(`Unable to plan component "tool"`, "what its releases are made from has changed", "Set one of them").MatchString(output.String()) {
+	if err := command.Run(); err == nil ||
+		!says(`Unable to plan component "tool"`, "what its releases are made from has changed",
+			"Set one of them").MatchString(output.String()) {
 		t.Errorf("%v\n%s", err, output)
 	}
 }

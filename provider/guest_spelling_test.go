@@ -24,7 +24,8 @@ func element(t *testing.T, of types.ObjectType, attributes map[string]attr.Value
 	return types.MapValueMust(of, map[string]attr.Value{"x": types.ObjectValueMust(of.AttrTypes, all)})
 }
 
-// An import has the one spelling of the guest. Another one that means the same is no difference, and one that does not is.
+// An import has the one spelling of the guest. Another one that means the same is no difference,
+// and one that does not is.
 func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"
 	texts := func(all ...string) types.List { return listOrNull(all) }
@@ -35,15 +36,16 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 		have, want attr.Value
 		same       bool
 	}{
-		"mode":           {fileType, "mode", text("0644"), text("644"), true},
-		"another mode":   {fileType, "mode", text("0644"), text("0640"), false},
-		"restart":        {fileType, "restart", texts("a.service", "b.service"), texts("b.service", "a.service"), true},
-		"another unit":   {fileType, "reload", texts("a.service"), texts("b.service"), false},
-		"groups":         {userType, "groups", texts("adm", "staff"), texts("staff", "adm"), true},
-		"a further one":  {userType, "groups", texts("adm"), texts("staff", "adm"), false},
-		"keys":           {userType, "ssh_authorized_keys", texts(key), texts(key + "\n"), true},
-		"no such key":    {userType, "ssh_authorized_keys", texts(key), types.ListNull(types.StringType), false},
-		"an empty list":  {userType, "groups", types.ListNull(types.StringType), types.ListValueMust(types.StringType, nil), false},
+		"mode":          {fileType, "mode", text("0644"), text("644"), true},
+		"another mode":  {fileType, "mode", text("0644"), text("0640"), false},
+		"restart":       {fileType, "restart", texts("a.service", "b.service"), texts("b.service", "a.service"), true},
+		"another unit":  {fileType, "reload", texts("a.service"), texts("b.service"), false},
+		"groups":        {userType, "groups", texts("adm", "staff"), texts("staff", "adm"), true},
+		"a further one": {userType, "groups", texts("adm"), texts("staff", "adm"), false},
+		"keys":          {userType, "ssh_authorized_keys", texts(key), texts(key + "\n"), true},
+		"no such key":   {userType, "ssh_authorized_keys", texts(key), types.ListNull(types.StringType), false},
+		"an empty list": {userType, "groups", types.ListNull(types.StringType),
+			types.ListValueMust(types.StringType, nil), false},
 		"not known yet":  {userType, "groups", texts("adm"), types.ListUnknown(types.StringType), false},
 		"a base64":       {fileType, "content_base64", text("/w=="), text("/v8="), false},
 		"an address":     {networkType, "addresses", texts("2001:db8::1/64"), texts("2001:DB8:0::1/64"), true},
@@ -54,7 +56,8 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			block := func(value attr.Value) vmGuest {
 				one, guest := element(t, test.of, map[string]attr.Value{test.attribute: value}), vmGuest{
-					Files: types.MapNull(fileType), Users: types.MapNull(userType), Networks: types.MapNull(networkType),
+					Files: types.MapNull(fileType), Users: types.MapNull(userType),
+					Networks: types.MapNull(networkType),
 				}
 				switch {
 				case test.of.Equal(fileType):
@@ -73,7 +76,8 @@ func TestAPlanKeepsTheSpellingOfWhatAGuestHas(t *testing.T) {
 				want = state.vmGuest
 			}
 			if !plan.Files.Equal(want.Files) || !plan.Users.Equal(want.Users) || !plan.Networks.Equal(want.Networks) {
-				t.Errorf("the plan has %v %v %v, want %v %v %v", plan.Files, plan.Users, plan.Networks, want.Files, want.Users, want.Networks)
+				t.Errorf("the plan has %v %v %v, want %v %v %v", plan.Files, plan.Users, plan.Networks, want.Files,
+					want.Users, want.Networks)
 			}
 		})
 	}

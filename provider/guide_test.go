@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 )
 
-// The schema that documentation is generated from has no actions and lists, as Terraform before 1.14 prints it. So a guide describes
-// them, and names all that there is.
+// The schema that documentation is generated from has no actions and lists, as Terraform before
+// 1.14 prints it. So a guide describes them, and names all that there is.
 func TestTheGuideNamesAllActionsAndLists(t *testing.T) {
 	c := newClient(t, newWorld(t))
 	schemas, err := c.server.GetProviderSchema(t.Context(), &tfprotov6.GetProviderSchemaRequest{})
@@ -33,7 +33,8 @@ func TestTheGuideNamesAllActionsAndLists(t *testing.T) {
 				t.Errorf("the guide does not name %s of the action %s", attribute.Name, name)
 			}
 			if !strings.HasSuffix(attribute.Description, ".") {
-				t.Errorf("%s of the action %s is described as %q: a sentence is wanted", attribute.Name, name, attribute.Description)
+				t.Errorf("%s of the action %s is described as %q: a sentence is wanted", attribute.Name,
+					name, attribute.Description)
 			}
 		}
 	}

@@ -17,7 +17,8 @@ type hostDataSource struct{ connectedData }
 var _ datasource.DataSourceWithConfigure = (*hostDataSource)(nil)
 
 // Metadata implements datasource.DataSource.
-func (d *hostDataSource) Metadata(_ context.Context, req datasource.MetadataRequest, resp *datasource.MetadataResponse) {
+func (d *hostDataSource) Metadata(_ context.Context, req datasource.MetadataRequest,
+	resp *datasource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_host"
 }
 
@@ -64,23 +65,28 @@ func (d *hostDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, r
 			"uri":             computedText("URI of libvirt."),
 			"libvirt_version": computedText("Version of libvirt, such as `11.3.0`."),
 			"qemu_version":    computedText("Version of QEMU, such as `10.0.2`."),
-			"acceleration": computedText("`kvm` if the processors of the host run the guests, and `tcg` if QEMU emulates them, which is many times " +
-				"slower."),
-			"vsock": computedText("How the agents are reached: `vhost-vsock` by the kernel of the host, `vhost-user` by a daemon for each VM. " +
-				"Null if the host has neither, so that VMs do not start."),
+			"acceleration": computedText(
+				"`kvm` if the processors of the host run the guests, and `tcg` if QEMU emulates them, which is many times " +
+					"slower."),
+			"vsock": computedText(
+				"How the agents are reached: `vhost-vsock` by the kernel of the host, `vhost-user` by a daemon for each VM. " +
+					"Null if the host has neither, so that VMs do not start."),
 			"processors":   computedNumber("Number of processors of the host."),
 			"max_vcpus":    computedNumber("The largest number of virtual CPUs that a VM can have."),
 			"memory_bytes": computedNumber("Memory of the host in bytes."),
-			"autostart_works": computedBool("Whether `autostart` of a VM has an effect: a host without `/dev/vhost-vsock` needs a hook of " +
-				"libvirt for it."),
+			"autostart_works": computedBool(
+				"Whether `autostart` of a VM has an effect: a host without `/dev/vhost-vsock` needs a hook of " +
+					"libvirt for it."),
 			"pool": resource.SingleNestedAttribute{
 				Computed: true, MarkdownDescription: "The storage pool of the provider.",
 				Attributes: map[string]resource.Attribute{
-					"name":            computedText("Name of the pool."),
-					"exists":          computedBool("Whether the pool exists. The first base makes it."),
-					"directory":       computedText("Directory of the pool, existing or to be made; null for a pool that has none, such as one of LVM or Ceph."),
-					"capacity_bytes":  computedNumber("Size of the pool in bytes; null if it does not exist yet."),
-					"available_bytes": computedNumber("Free space of the pool in bytes; null if it does not exist yet."),
+					"name":   computedText("Name of the pool."),
+					"exists": computedBool("Whether the pool exists. The first base makes it."),
+					"directory": computedText(
+						"Directory of the pool, existing or to be made; null for a pool that has none, such as one of LVM or Ceph."),
+					"capacity_bytes": computedNumber("Size of the pool in bytes; null if it does not exist yet."),
+					"available_bytes": computedNumber(
+						"Free space of the pool in bytes; null if it does not exist yet."),
 				},
 			},
 			"missing": resource.ListNestedAttribute{
@@ -109,10 +115,13 @@ func (d *hostDataSource) Read(ctx context.Context, _ datasource.ReadRequest, res
 		return
 	}
 	model := hostModel{
-		URI: facts.URI, LibvirtVersion: facts.Libvirt, QEMUVersion: facts.QEMU, Acceleration: accelerationTCG, VSock: types.StringNull(),
-		Processors: int64(facts.Limits.Processors), MaxVCPUs: int64(facts.Limits.VCPUs), MemoryBytes: facts.Limits.Memory,
+		URI: facts.URI, LibvirtVersion: facts.Libvirt, QEMUVersion: facts.QEMU, Acceleration: accelerationTCG,
+		VSock:      types.StringNull(),
+		Processors: int64(facts.Limits.Processors), MaxVCPUs: int64(facts.Limits.VCPUs),
+		MemoryBytes: facts.Limits.Memory,
 		Pool: hostPoolModel{
-			Name: facts.Pool, Exists: facts.HasPool, Directory: types.StringNull(), CapacityBytes: types.Int64Null(), AvailableBytes: types.Int64Null(),
+			Name: facts.Pool, Exists: facts.HasPool, Directory: types.StringNull(), CapacityBytes: types.Int64Null(),
+			AvailableBytes: types.Int64Null(),
 		},
 		Missing: make([]missingModel, len(facts.Missing)), AutostartWorks: facts.StartsAlone,
 	}
@@ -126,7 +135,8 @@ func (d *hostDataSource) Read(ctx context.Context, _ datasource.ReadRequest, res
 		model.Pool.Directory = types.StringValue(facts.Room.Directory)
 	}
 	if facts.HasPool {
-		model.Pool.CapacityBytes, model.Pool.AvailableBytes = types.Int64Value(facts.Room.Capacity), types.Int64Value(facts.Room.Available)
+		model.Pool.CapacityBytes, model.Pool.AvailableBytes = types.Int64Value(facts.Room.Capacity),
+			types.Int64Value(facts.Room.Available)
 	}
 	for i, one := range facts.Missing {
 		model.Missing[i] = missingModel{one.Name, one.NeededFor, one.Install}

@@ -10,8 +10,9 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/tfsdk"
 )
 
-// An identity says which object on the host a resource is, as long as it exists: the name of a base or component, and the UUID of a VM,
-// which stays the same when somebody renames the domain. List resources return identities, and an import takes one.
+// An identity says which object on the host a resource is, as long as it exists: the name of a base
+// or component, and the UUID of a VM, which stays the same when somebody renames the domain. List
+// resources return identities, and an import takes one.
 const (
 	releaseIdentity = "name"
 	vmIdentityUUID  = "uuid"
@@ -24,14 +25,17 @@ var (
 )
 
 // IdentitySchema implements resource.ResourceWithIdentity.
-func (r *releaseResource) IdentitySchema(_ context.Context, _ resource.IdentitySchemaRequest, resp *resource.IdentitySchemaResponse) {
+func (r *releaseResource) IdentitySchema(_ context.Context, _ resource.IdentitySchemaRequest,
+	resp *resource.IdentitySchemaResponse) {
 	resp.IdentitySchema = identityschema.Schema{Attributes: map[string]identityschema.Attribute{
-		releaseIdentity: identityschema.StringAttribute{RequiredForImport: true, Description: "Name of the " + string(r.kind.kind) + "."},
+		releaseIdentity: identityschema.StringAttribute{RequiredForImport: true,
+			Description: "Name of the " + string(r.kind.kind) + "."},
 	}}
 }
 
 // IdentitySchema implements resource.ResourceWithIdentity.
-func (r *vmResource) IdentitySchema(_ context.Context, _ resource.IdentitySchemaRequest, resp *resource.IdentitySchemaResponse) {
+func (r *vmResource) IdentitySchema(_ context.Context, _ resource.IdentitySchemaRequest,
+	resp *resource.IdentitySchemaResponse) {
 	resp.IdentitySchema = identityschema.Schema{Attributes: map[string]identityschema.Attribute{
 		vmIdentityUUID: identityschema.StringAttribute{RequiredForImport: true, Description: "UUID of the VM."},
 	}}

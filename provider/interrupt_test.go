@@ -47,7 +47,8 @@ func TestCtrlCAndApplyAgainConverges(t *testing.T) {
 // Terraform does not stop the plan of an apply at the first Ctrl-C (it waits for it), but it stops that of "terraform
 // plan".
 func TestCtrlCWhileAPlanBuilds(t *testing.T) {
-	for name, step := range map[string]string{"before building": providertest.Begun, "while building": "writing the layer"} {
+	for name, step := range map[string]string{"before building": providertest.Begun,
+		"while building": "writing the layer"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			world := newWorld(t)
@@ -58,7 +59,8 @@ func TestCtrlCWhileAPlanBuilds(t *testing.T) {
 			if left, err := world.Left(t.Context()); err != nil || len(left) > 0 {
 				t.Errorf("a plan left %v on the host, %v", left, err)
 			}
-			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "2 to add, 0 to change, 0 to destroy") {
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+				"2 to add, 0 to change, 0 to destroy") {
 				t.Errorf("the next apply:\n%s", said)
 			}
 		})
@@ -80,14 +82,16 @@ func TestCtrlCWhileRefreshingAndApplyAgainConverges(t *testing.T) {
 			t.Errorf("the apply interrupted at %s does not say so:\n%s", step, said)
 		}
 	}
-	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 to add, 1 to change, 0 to destroy") {
+	if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"0 to add, 1 to change, 0 to destroy") {
 		t.Errorf("the next apply does not update the VM alone:\n%s", said)
 	}
 	after, stack, err := world.VM(t.Context(), "web")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after.UUID != before.UUID || stack.Base != after.Metadata.Stack.Base || stack.Base == before.Metadata.Stack.Base {
+	if after.UUID != before.UUID || stack.Base != after.Metadata.Stack.Base ||
+		stack.Base == before.Metadata.Stack.Base {
 		t.Errorf("the VM was not patched in place: %+v, then %+v running %s", before, after, stack.Base)
 	}
 	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {

@@ -26,8 +26,8 @@ type invocation struct {
 	destroys bool
 	// unread is true if the command plans from state alone: -refresh=false.
 	unread bool
-	// appliesSaved is true if a saved plan is applied, and saved is that plan; nil if it cannot be read, as an encrypted
-	// one.
+	// appliesSaved is true if a saved plan is applied, and saved is that plan; nil if it cannot be
+	// read, as an encrypted one.
 	appliesSaved bool
 	saved        []byte
 	// run identifies the process of Terraform; empty if it is not known.
@@ -55,7 +55,8 @@ func readInvocation(proc string, parent int, environment func(string) string) in
 	}
 	found := invocation{command: arguments[at], run: runOf(dir), destroys: destroys(arguments, environment),
 		unread: option(arguments, environment, "refresh", "false", "0")}
-	if last := arguments[len(arguments)-1]; found.command == "apply" && len(arguments) > at+1 && !strings.HasPrefix(last, "-") {
+	if last := arguments[len(arguments)-1]; found.command == "apply" && len(arguments) > at+1 &&
+		!strings.HasPrefix(last, "-") {
 		if _, err := os.Stat(last); err == nil {
 			found.appliesSaved = true
 		}

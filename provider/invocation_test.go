@@ -18,7 +18,8 @@ func TestTheCommandOfTerraformIsRead(t *testing.T) {
 	archive := zip.NewWriter(file)
 	changes, err := archive.Create("tfplan")
 	if err == nil {
-		_, err = changes.Write([]byte("\x0a\x03" + `{"planned:1":"eyJyZWxlYXNlIjoicjEifQ==","planned:2":"bnVsbA=="}` + "\x00"))
+		_, err = changes.Write([]byte("\x0a\x03" +
+			`{"planned:1":"eyJyZWxlYXNlIjoicjEifQ==","planned:2":"bnVsbA=="}` + "\x00"))
 	}
 	if err != nil || archive.Close() != nil || file.Close() != nil {
 		t.Fatal(err)
@@ -55,11 +56,13 @@ func TestTheCommandOfTerraformIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if unread := option(strings.Fields(line+" -refresh=false"), func(string) string { return "" }, "refresh", "false", "0"); unread != (want.command == "plan" || want.command == "apply") {
+		if unread := option(strings.Fields(line+" -refresh=false"), func(string) string { return "" }, "refresh",
+			"false", "0"); unread != (want.command == "plan" || want.command == "apply") {
 			t.Errorf("%s -refresh=false plans from state alone: %v", line, unread)
 		}
 		got := readInvocation(filepath.Join(dir, "proc"), 7, func(string) string { return "" })
-		if got.command != want.command || got.appliesSaved != want.applies || (got.saved != nil) != want.read || got.destroys != (want.command == "destroy") {
+		if got.command != want.command || got.appliesSaved != want.applies || (got.saved != nil) != want.read ||
+			got.destroys != (want.command == "destroy") {
 			t.Errorf("%s: %+v", line, got)
 		}
 		if got.command != "" && got.run != "7-4242" {

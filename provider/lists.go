@@ -41,23 +41,29 @@ var (
 )
 
 // ListResourceConfigSchema implements lists.ListResource.
-func (l *releaseList) ListResourceConfigSchema(_ context.Context, _ lists.ListResourceSchemaRequest, resp *lists.ListResourceSchemaResponse) {
+func (l *releaseList) ListResourceConfigSchema(_ context.Context, _ lists.ListResourceSchemaRequest,
+	resp *lists.ListResourceSchemaResponse) {
 	resp.Schema = listschema.Schema{
-		MarkdownDescription: "All " + string(l.kind.kind) + "s in the pool, of any Terraform state. An import makes one belong to the state that " +
+		MarkdownDescription: "All " + string(l.kind.kind) +
+			"s in the pool, of any Terraform state. An import makes one belong to the state that " +
 			"imports it.",
 	}
 }
 
 // ListResourceConfigSchema implements lists.ListResource.
-func (l *vmList) ListResourceConfigSchema(_ context.Context, _ lists.ListResourceSchemaRequest, resp *lists.ListResourceSchemaResponse) {
+func (l *vmList) ListResourceConfigSchema(_ context.Context, _ lists.ListResourceSchemaRequest,
+	resp *lists.ListResourceSchemaResponse) {
 	resp.Schema = listschema.Schema{
 		MarkdownDescription: "VMs of this provider in the pool, of any Terraform state, that all given attributes apply to.",
 		Attributes: map[string]listschema.Attribute{
-			"base":      listschema.StringAttribute{Optional: true, MarkdownDescription: filterBase, Validators: []validator.String{isName}},
-			"release":   listschema.StringAttribute{Optional: true, MarkdownDescription: filterRelease, Validators: []validator.String{isRelease}},
-			"component": listschema.StringAttribute{Optional: true, MarkdownDescription: filterComponent, Validators: []validator.String{isName}},
-			"pending":   listschema.BoolAttribute{Optional: true, MarkdownDescription: filterPending},
-			"silent":    listschema.BoolAttribute{Optional: true, MarkdownDescription: filterSilent},
+			"base": listschema.StringAttribute{Optional: true, MarkdownDescription: filterBase,
+				Validators: []validator.String{isName}},
+			"release": listschema.StringAttribute{Optional: true, MarkdownDescription: filterRelease,
+				Validators: []validator.String{isRelease}},
+			"component": listschema.StringAttribute{Optional: true, MarkdownDescription: filterComponent,
+				Validators: []validator.String{isName}},
+			"pending": listschema.BoolAttribute{Optional: true, MarkdownDescription: filterPending},
+			"silent":  listschema.BoolAttribute{Optional: true, MarkdownDescription: filterSilent},
 		},
 	}
 }
@@ -71,7 +77,8 @@ type entry struct {
 }
 
 // listed returns the results of a list. entries is called when they are read.
-func listed(ctx context.Context, req lists.ListRequest, identity string, attributes map[string]schema.Attribute, entries func(context.Context) ([]entry, diag.Diagnostics)) func(func(lists.ListResult) bool) {
+func listed(ctx context.Context, req lists.ListRequest, identity string, attributes map[string]schema.Attribute,
+	entries func(context.Context) ([]entry, diag.Diagnostics)) func(func(lists.ListResult) bool) {
 	return func(push func(lists.ListResult) bool) {
 		ctx, cancel := context.WithTimeout(ctx, listTimeout)
 		defer cancel()
@@ -119,32 +126,34 @@ func setAttributes(ctx context.Context, to interface {
 // List implements lists.ListResource.
 func (l *releaseList) List(ctx context.Context, req lists.ListRequest, stream *lists.ListResultsStream) {
 	attributes := l.kind.new().attributes()
-	stream.Results = listed(ctx, req, releaseIdentity, attributes, func(ctx context.Context) ([]entry, diag.Diagnostics) {
-		backend, err := l.connection.get(ctx)
-		var names []string
-		if err == nil {
-			names, err = l.kind.publisher(backend).Names(ctx)
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return nil, failed(failure{do: "list", object: "the " + string(l.kind.kind) + "s of the pool", err: err})
-		}
-		entries := make([]entry, len(names))
-		for i, name := range names {
-			entries[i] = entry{name, name, func(ctx context.Context) (any, diag.Diagnostics) {
-				model := l.kind.new()
-				if err := clearValues(ctx, model, attributes); err != nil {
-					return nil, failed(failure{do: "describe", object: l.kind.object(name), err: err})
-				}
-				id, manifest, err := l.kind.publisher(backend).Newest(ctx, name)
-				if err != nil {
-					return nil, failed(failure{do: "read", object: l.kind.object(name), err: err})
-				}
-				model.fields().Name = types.StringValue(name)
-				return model, model.describe(ctx, backend, id, manifest, l.connection.chain())
-			}}
-		}
-		return entries, nil
-	})
+	stream.Results = listed(ctx, req, releaseIdentity, attributes,
+		func(ctx context.Context) ([]entry, diag.Diagnostics) {
+			backend, err := l.connection.get(ctx)
+			var names []string
+			if err == nil {
+				names, err = l.kind.publisher(backend).Names(ctx)
+			}
+			if err != nil && !errors.Is(err, store.ErrNotFound) {
+				return nil, failed(failure{do: "list",
+					object: "the " + string(l.kind.kind) + "s of the pool", err: err})
+			}
+			entries := make([]entry, len(names))
+			for i, name := range names {
+				entries[i] = entry{name, name, func(ctx context.Context) (any, diag.Diagnostics) {
+					model := l.kind.new()
+					if err := clearValues(ctx, model, attributes); err != nil {
+						return nil, failed(failure{do: "describe", object: l.kind.object(name), err: err})
+					}
+					id, manifest, err := l.kind.publisher(backend).Newest(ctx, name)
+					if err != nil {
+						return nil, failed(failure{do: "read", object: l.kind.object(name), err: err})
+					}
+					model.fields().Name = types.StringValue(name)
+					return model, model.describe(ctx, backend, id, manifest, l.connection.chain())
+				}}
+			}
+			return entries, nil
+		})
 }
 
 // List implements lists.ListResource.
@@ -155,22 +164,23 @@ func (l *vmList) List(ctx context.Context, req lists.ListRequest, stream *lists.
 		return
 	}
 	attributes := vmAttributes()
-	stream.Results = listed(ctx, req, vmIdentityUUID, attributes, func(ctx context.Context) ([]entry, diag.Diagnostics) {
-		backend, err := l.connection.get(ctx)
-		if err != nil {
-			return nil, failed(failure{do: "list", object: "the VMs of the pool", err: err})
-		}
-		found, diags := filter.find(ctx, backend)
-		var entries []entry
-		for _, one := range found {
-			if one.VM == nil {
-				continue // diags says so, and it cannot be imported
+	stream.Results = listed(ctx, req, vmIdentityUUID, attributes,
+		func(ctx context.Context) ([]entry, diag.Diagnostics) {
+			backend, err := l.connection.get(ctx)
+			if err != nil {
+				return nil, failed(failure{do: "list", object: "the VMs of the pool", err: err})
 			}
-			entries = append(entries, entry{one.UUID, one.Name, func(ctx context.Context) (any, diag.Diagnostics) {
-				model, diags := describedVM(ctx, one.VM)
-				return &model, diags
-			}})
-		}
-		return entries, diags
-	})
+			found, diags := filter.find(ctx, backend)
+			var entries []entry
+			for _, one := range found {
+				if one.VM == nil {
+					continue // diags says so, and it cannot be imported
+				}
+				entries = append(entries, entry{one.UUID, one.Name, func(ctx context.Context) (any, diag.Diagnostics) {
+					model, diags := describedVM(ctx, one.VM)
+					return &model, diags
+				}})
+			}
+			return entries, diags
+		})
 }

@@ -24,16 +24,19 @@ func (c *client) lists(name string, whole bool, limit int64, config values) []li
 	}
 	schemas, err := c.server.GetProviderSchema(c.t.Context(), &tfprotov6.GetProviderSchemaRequest{})
 	must(c.t, err)
-	identities, err := c.server.GetResourceIdentitySchemas(c.t.Context(), &tfprotov6.GetResourceIdentitySchemasRequest{})
+	identities, err := c.server.GetResourceIdentitySchemas(c.t.Context(),
+		&tfprotov6.GetResourceIdentitySchemasRequest{})
 	must(c.t, err)
 	schema := schemas.ListResourceSchemas[name]
 	given := c.dynamic(schema.ValueType(), c.object(schema, config))
-	valid, err := server.ValidateListResourceConfig(c.t.Context(), &tfprotov6.ValidateListResourceConfigRequest{TypeName: name, Config: given})
+	valid, err := server.ValidateListResourceConfig(c.t.Context(),
+		&tfprotov6.ValidateListResourceConfigRequest{TypeName: name, Config: given})
 	must(c.t, err)
 	if len(valid.Diagnostics) > 0 {
 		return []listing{{told: valid.Diagnostics}}
 	}
-	stream, err := server.ListResource(c.t.Context(), &tfprotov6.ListResourceRequest{TypeName: name, Config: given, IncludeResource: whole, Limit: limit})
+	stream, err := server.ListResource(c.t.Context(),
+		&tfprotov6.ListResourceRequest{TypeName: name, Config: given, IncludeResource: whole, Limit: limit})
 	must(c.t, err)
 	var all []listing
 	for result := range stream.Results {
@@ -56,11 +59,13 @@ func (c *client) lists(name string, whole bool, limit int64, config values) []li
 // imports imports by an identity, reads, and returns the state and the identity.
 func (c *client) imports(name string, identity map[string]any) (map[string]any, map[string]any, string) {
 	c.t.Helper()
-	identities, err := c.server.GetResourceIdentitySchemas(c.t.Context(), &tfprotov6.GetResourceIdentitySchemasRequest{})
+	identities, err := c.server.GetResourceIdentitySchemas(c.t.Context(),
+		&tfprotov6.GetResourceIdentitySchemasRequest{})
 	must(c.t, err)
 	of := identities.IdentitySchemas[name].ValueType()
 	given := &tfprotov6.ResourceIdentityData{IdentityData: c.dynamic(of, valueOf(c.t, of, values(identity)))}
-	imported, err := c.server.ImportResourceState(c.t.Context(), &tfprotov6.ImportResourceStateRequest{TypeName: name, Identity: given})
+	imported, err := c.server.ImportResourceState(c.t.Context(),
+		&tfprotov6.ImportResourceStateRequest{TypeName: name, Identity: given})
 	must(c.t, err)
 	if text := errorsIn(imported.Diagnostics); text != "" {
 		return nil, nil, text
@@ -120,12 +125,14 @@ func TestWhatThereIsIsListedAndImported(t *testing.T) {
 		}
 	}
 	limited := c.lists("sharedos_vm", false, 2, values{})
-	if len(limited) != 2 || limited[0].name != "app" || limited[0].resource != nil || limited[0].identity["uuid"] == nil {
+	if len(limited) != 2 || limited[0].name != "app" || limited[0].resource != nil ||
+		limited[0].identity["uuid"] == nil {
 		t.Errorf("a list of two identities is %+v", limited)
 	}
 	c.world.Domains.Damage("app")
 	all := c.lists("sharedos_vm", true, 0, values{})
-	if len(all) != 3 || len(all[0].told) != 1 || all[0].told[0].Severity != tfprotov6.DiagnosticSeverityWarning || all[1].name != "off" || all[2].name != "web" {
+	if len(all) != 3 || len(all[0].told) != 1 || all[0].told[0].Severity != tfprotov6.DiagnosticSeverityWarning ||
+		all[1].name != "off" || all[2].name != "web" {
 		t.Errorf("with a VM that cannot be read: %+v", all)
 	}
 }
@@ -144,7 +151,8 @@ func TestAnEmptyHostHasNothingToImport(t *testing.T) {
 			t.Errorf("%s %v was imported", name, identity)
 		}
 	}
-	if all := c.lists("sharedos_vm", true, 0, values{"release": "newest"}); len(all) != 1 || errorsIn(all[0].told) == "" {
+	if all := c.lists("sharedos_vm", true, 0, values{"release": "newest"}); len(all) != 1 ||
+		errorsIn(all[0].told) == "" {
 		t.Errorf("a filter that is no release: %+v", all)
 	}
 }
@@ -159,7 +167,8 @@ func TestAResourceHasAnIdentity(t *testing.T) {
 	id := listed.identity["uuid"].(string)
 	state, err := c.stateOf("sharedos_vm", "app")
 	must(t, err)
-	resp, err := c.server.ReadResource(t.Context(), &tfprotov6.ReadResourceRequest{TypeName: "sharedos_vm", CurrentState: state})
+	resp, err := c.server.ReadResource(t.Context(),
+		&tfprotov6.ReadResourceRequest{TypeName: "sharedos_vm", CurrentState: state})
 	must(t, err)
 	if text := errorsIn(resp.Diagnostics); text != "" {
 		t.Fatal(text)
@@ -174,12 +183,14 @@ func TestAResourceHasAnIdentity(t *testing.T) {
 // stateOf imports an object by its name and reads it.
 func (c *client) stateOf(name, id string) (*tfprotov6.DynamicValue, error) {
 	c.t.Helper()
-	imported, err := c.server.ImportResourceState(c.t.Context(), &tfprotov6.ImportResourceStateRequest{TypeName: name, ID: id})
+	imported, err := c.server.ImportResourceState(c.t.Context(),
+		&tfprotov6.ImportResourceStateRequest{TypeName: name, ID: id})
 	if err != nil {
 		return nil, err
 	}
 	one := imported.ImportedResources[0]
-	read, err := c.server.ReadResource(c.t.Context(), &tfprotov6.ReadResourceRequest{TypeName: name, CurrentState: one.State, Private: one.Private})
+	read, err := c.server.ReadResource(c.t.Context(),
+		&tfprotov6.ReadResourceRequest{TypeName: name, CurrentState: one.State, Private: one.Private})
 	if err != nil {
 		return nil, err
 	}

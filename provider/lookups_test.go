@@ -80,8 +80,8 @@ func goValue(t *testing.T, value tftypes.Value) any {
 	return converted
 }
 
-// fleet makes a base with two releases, a component, and VMs: web runs the old release, app the new one with the component, and off is
-// off.
+// fleet makes a base with two releases, a component, and VMs: web runs the old release, app the new
+// one with the component, and off is off.
 func fleet(t *testing.T) *client {
 	t.Helper()
 	own := newImage(t)
@@ -152,7 +152,8 @@ func TestVMsAreFoundByWhatTheyRun(t *testing.T) {
 	} {
 		c.world.ForgetCalls()
 		found, diags := c.looksUp("sharedos_vms", test.filter)
-		if len(diags) > 0 || !slices.Equal(found["names"].([]any), test.want) || len(found["vms"].([]any)) != len(test.want) {
+		if len(diags) > 0 || !slices.Equal(found["names"].([]any), test.want) ||
+			len(found["vms"].([]any)) != len(test.want) {
 			t.Errorf("%v finds %v, %v, want %v", test.filter, found["names"], diags, test.want)
 		}
 		if count := c.world.Count(); count["List"] != 1 || count["Read"] != 0 {
@@ -161,8 +162,10 @@ func TestVMsAreFoundByWhatTheyRun(t *testing.T) {
 	}
 	found, _ := c.looksUp("sharedos_vms", values{"component": "tool"})
 	app := found["vms"].([]any)[0].(map[string]any)
-	if app["state"] != "running" || app["silent"] != false || app["has_pending"] != false || app["base_name"] != "own" || app["error"] != nil ||
-		!slices.Equal(app["component_names"].([]any), []any{"tool"}) || app["stack"].(map[string]any)["base"] != newest {
+	if app["state"] != "running" || app["silent"] != false || app["has_pending"] != false ||
+		app["base_name"] != "own" || app["error"] != nil ||
+		!slices.Equal(app["component_names"].([]any), []any{"tool"}) ||
+		app["stack"].(map[string]any)["base"] != newest {
 		t.Errorf("the VM is %v", app)
 	}
 }
@@ -185,7 +188,8 @@ func TestSilentVMsAndThoseThatCannotBeRead(t *testing.T) {
 		if !slices.Equal(found["names"].([]any), test.want) {
 			t.Errorf("%v finds %v, want %v", test.filter, found["names"], test.want)
 		}
-		if len(diags) != 1 || diags[0].Severity != tfprotov6.DiagnosticSeverityWarning || diags[0].Summary != `Unable to read VM "app"` {
+		if len(diags) != 1 || diags[0].Severity != tfprotov6.DiagnosticSeverityWarning ||
+			diags[0].Summary != `Unable to read VM "app"` {
 			t.Errorf("%v: the diagnostics are %v", test.filter, diags)
 		}
 	}
@@ -194,7 +198,8 @@ func TestSilentVMsAndThoseThatCannotBeRead(t *testing.T) {
 	if unread["error"] == nil || unread["stack"] != nil || unread["silent"] != nil || unread["has_pending"] != nil {
 		t.Errorf("the VM that cannot be read is %v", unread)
 	}
-	if unheard["silent"] != true || unheard["has_pending"] != nil || unheard["error"] != nil || unheard["stack"] == nil {
+	if unheard["silent"] != true || unheard["has_pending"] != nil || unheard["error"] != nil ||
+		unheard["stack"] == nil {
 		t.Errorf("the silent VM is %v", unheard)
 	}
 }
@@ -213,11 +218,13 @@ func TestAVMThatWaitsForItsNextStartIsFound(t *testing.T) {
 	_, _, err = backend.VMs().Update(t.Context(), spec, func(string) {})
 	must(t, err)
 	waiting, _ := c.looksUp("sharedos_vms", values{"pending": true})
-	if !slices.Equal(waiting["names"].([]any), []any{"web"}) || waiting["vms"].([]any)[0].(map[string]any)["has_pending"] != true {
+	if !slices.Equal(waiting["names"].([]any), []any{"web"}) ||
+		waiting["vms"].([]any)[0].(map[string]any)["has_pending"] != true {
 		t.Errorf("these wait: %v", waiting)
 	}
 	// It runs one release and is to run the other one.
-	if newest, _ := c.looksUp("sharedos_vms", values{"release": base["release"]}); !slices.Contains(newest["names"].([]any), any("web")) {
+	if newest, _ := c.looksUp("sharedos_vms",
+		values{"release": base["release"]}); !slices.Contains(newest["names"].([]any), any("web")) {
 		t.Errorf("of the release that it is to run: %v", newest["names"])
 	}
 }
@@ -226,12 +233,15 @@ func TestAVMThatWaitsForItsNextStartIsFound(t *testing.T) {
 func TestTheDataSourceOfAVMHasWhatTheResourceHas(t *testing.T) {
 	own := newImage(t)
 	same := func(name string) statecheck.StateCheck {
-		return statecheck.CompareValuePairs("data.sharedos_vm.web", attribute(name), webAddress, attribute(name), compare.ValuesSame())
+		return statecheck.CompareValuePairs("data.sharedos_vm.web", attribute(name), webAddress,
+			attribute(name), compare.ValuesSame())
 	}
 	var checks []statecheck.StateCheck
 	for _, name := range []string{
-		"uuid", "hostname", "ssh_authorized_keys", "base", "components", "on_demand", "attached_on_demand", "prefer", "stack", "pending",
-		"remaining", "unreadable", "held_layers", "faults", "vcpus", "memory", "disk", "interfaces", "addresses", "running", "state", "autostart",
+		"uuid", "hostname", "ssh_authorized_keys", "base", "components", "on_demand", "attached_on_demand",
+		"prefer", "stack", "pending",
+		"remaining", "unreadable", "held_layers", "faults", "vcpus", "memory", "disk", "interfaces", "addresses",
+		"running", "state", "autostart",
 		"deletion_protection", "title", "description",
 	} {
 		checks = append(checks, same(name))
@@ -264,7 +274,8 @@ func TestNoAttributeOfAVMIsForgotten(t *testing.T) {
 		return found
 	}
 	wanted, has := names(schemas.ResourceSchemas["sharedos_vm"]), names(schemas.DataSourceSchemas["sharedos_vm"])
-	for _, name := range []string{"refresh", "ready", "impact", "detach_on_demand", "timeouts", "files", "units", "users"} {
+	for _, name := range []string{"refresh", "ready", "impact", "detach_on_demand", "timeouts",
+		"files", "units", "users"} {
 		delete(wanted, name)
 	}
 	wanted["silent"] = true
@@ -282,17 +293,20 @@ func TestWhatTheHostIs(t *testing.T) {
 		t.Fatal(diags[0])
 	}
 	for name, want := range map[string]string{
-		"uri": "qemu:///system", "libvirt_version": "11.3.0", "qemu_version": "10.0.2", "acceleration": "tcg", "vsock": "vhost-vsock", "autostart_works": "true",
+		"uri": "qemu:///system", "libvirt_version": "11.3.0", "qemu_version": "10.0.2", "acceleration": "tcg",
+		"vsock": "vhost-vsock", "autostart_works": "true",
 	} {
 		if got := fmt.Sprint(found[name]); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
 	pool, missing := found["pool"].(map[string]any), found["missing"].([]any)
-	if pool["name"] != "sharedos" || pool["exists"] != true || pool["capacity_bytes"] == nil || pool["available_bytes"] == nil {
+	if pool["name"] != "sharedos" || pool["exists"] != true || pool["capacity_bytes"] == nil ||
+		pool["available_bytes"] == nil {
 		t.Errorf("the pool is %v", pool)
 	}
-	if len(missing) != 1 || missing[0].(map[string]any)["name"] != "/dev/kvm" || missing[0].(map[string]any)["install"] != "Load the module." {
+	if len(missing) != 1 || missing[0].(map[string]any)["name"] != "/dev/kvm" ||
+		missing[0].(map[string]any)["install"] != "Load the module." {
 		t.Errorf("it lacks %v", missing)
 	}
 }

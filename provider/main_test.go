@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 // heaps matter: with the default they take a third more of the processor.
 const gcPercent = 400
 
-// findTerraform finds the binary that the tests run: the one that TF_ACC_TERRAFORM_PATH names, or terraform or tofu in PATH.
+// findTerraform finds the binary that the tests run: the one that TF_ACC_TERRAFORM_PATH names, or
+// terraform or tofu in PATH.
 func findTerraform() (string, error) {
 	if named := os.Getenv("TF_ACC_TERRAFORM_PATH"); named != "" {
 		return named, nil
@@ -44,7 +45,8 @@ func findTerraform() (string, error) {
 			return found, nil
 		}
 	}
-	return "", errors.New("these tests run a real terraform or tofu, and neither is in PATH: install one of them, or set TF_ACC_TERRAFORM_PATH")
+	return "", errors.New(
+		"these tests run a real terraform or tofu, and neither is in PATH: install one of them, or set TF_ACC_TERRAFORM_PATH")
 }
 
 // run sets what plugin-testing needs, so that "go test" alone does.
@@ -77,7 +79,8 @@ func run(m *testing.M) (int, error) {
 			return 1, err
 		}
 	}
-	for _, name := range []string{"SHAREDOS_URI", "SHAREDOS_POOL", "SHAREDOS_POOL_PATH", "SHAREDOS_OPERATOR_KEY", "SHAREDOS_CACHE", "LIBVIRT_DEFAULT_URI"} {
+	for _, name := range []string{"SHAREDOS_URI", "SHAREDOS_POOL", "SHAREDOS_POOL_PATH", "SHAREDOS_OPERATOR_KEY",
+		"SHAREDOS_CACHE", "LIBVIRT_DEFAULT_URI"} {
 		if err := os.Unsetenv(name); err != nil {
 			return 1, err
 		}

@@ -80,7 +80,8 @@ func clearValues(ctx context.Context, model any, attributes map[string]schema.At
 }
 
 // setValues sets values of a model to null, which is nil, or to tftypes.UnknownValue.
-func setValues(ctx context.Context, model any, attributes map[string]schema.Attribute, names map[string]bool, to any) error {
+func setValues(ctx context.Context, model any, attributes map[string]schema.Attribute,
+	names map[string]bool, to any) error {
 	for name, value := range valuesOf(model, names) {
 		attributeType := attributes[name].GetType()
 		made, err := attributeType.ValueFromTerraform(ctx, tftypes.NewValue(attributeType.TerraformType(ctx), to))
@@ -88,7 +89,8 @@ func setValues(ctx context.Context, model any, attributes map[string]schema.Attr
 			return fmt.Errorf("make %s %v: %w", name, to, err)
 		}
 		if !reflect.TypeOf(made).AssignableTo(value.Type()) {
-			return fmt.Errorf("make %s %v: its values are %T in the schema and %s in the model; this is a bug in the provider",
+			return fmt.Errorf(
+				"make %s %v: its values are %T in the schema and %s in the model; this is a bug in the provider",
 				name, to, made, value.Type())
 		}
 		value.Set(reflect.ValueOf(made))
@@ -114,7 +116,8 @@ func fullyKnown(ctx context.Context, model any, names map[string]bool) (bool, er
 	for name, value := range valuesOf(model, names) {
 		convertible, ok := value.Interface().(attr.Value)
 		if !ok {
-			return false, fmt.Errorf("the attribute %s is a %s in the provider; this is a bug in the provider", name, value.Type())
+			return false, fmt.Errorf("the attribute %s is a %s in the provider; this is a bug in the provider", name,
+				value.Type())
 		}
 		converted, err := convertible.ToTerraformValue(ctx)
 		if err != nil || !converted.IsFullyKnown() {
@@ -162,9 +165,11 @@ func (d nestedDefaults) value(ctx context.Context) (types.Object, diag.Diagnosti
 			values[name] = resp.PlanValue
 			continue
 		}
-		null, err := attribute.GetType().ValueFromTerraform(ctx, tftypes.NewValue(attribute.GetType().TerraformType(ctx), nil))
+		null, err := attribute.GetType().ValueFromTerraform(ctx,
+			tftypes.NewValue(attribute.GetType().TerraformType(ctx), nil))
 		if err != nil {
-			diags.AddError("Unable to make the default of "+name, sentence(err)+" This is a bug in the provider: please report it.")
+			diags.AddError("Unable to make the default of "+name,
+				sentence(err)+" This is a bug in the provider: please report it.")
 			continue
 		}
 		values[name] = null

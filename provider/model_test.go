@@ -101,7 +101,8 @@ func text(t *testing.T, value any) string {
 func unknownOf(t *testing.T, attribute schema.Attribute) attr.Value {
 	t.Helper()
 	terraformType := attribute.GetType().TerraformType(t.Context())
-	value, err := attribute.GetType().ValueFromTerraform(t.Context(), tftypes.NewValue(terraformType, tftypes.UnknownValue))
+	value, err := attribute.GetType().ValueFromTerraform(t.Context(),
+		tftypes.NewValue(terraformType, tftypes.UnknownValue))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// notes are what plans said about resources, for the second planning during the apply (see invocation). A plan keeps its
-// note in the private data of the resource, which a saved plan contains, and in the cache of this machine.
+// notes are what plans said about resources, for the second planning during the apply (see invocation). A plan keeps
+// its note in the private data of the resource, which a saved plan contains, and in the cache of this machine.
 type notes struct {
 	dir string
 	// invoked is how Terraform was started.

@@ -16,8 +16,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// plannedObjects are what the resources of one run have planned so far, so that two of them that want the same are found
-// before anything changes. Terraform configures the provider anew for each run. Use it with connection.mu held.
+// plannedObjects are what the resources of one run have planned so far, so that two of them that want the same are
+// found before anything changes. Terraform configures the provider anew for each run. Use it with connection.mu held.
 type plannedObjects struct {
 	// state are the UUIDs of VMs, and the owners of bases, in state, as far as they were read or planned.
 	state map[string]bool
@@ -125,9 +125,10 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 		}
 		for _, at := range slices.Sorted(maps.Keys(spec.Disks)) {
 			one := spec.Disks[at]
-			if one.Volume != "" && slices.ContainsFunc(slices.Collect(maps.Values(other.Disks)), func(disk vm.Disk) bool {
-				return disk.Volume == one.Volume && disk.Pool == one.Pool && !(disk.ReadOnly && one.ReadOnly)
-			}) {
+			if one.Volume != "" &&
+				slices.ContainsFunc(slices.Collect(maps.Values(other.Disks)), func(disk vm.Disk) bool {
+					return disk.Volume == one.Volume && disk.Pool == one.Pool && !(disk.ReadOnly && one.ReadOnly)
+				}) {
 				problems = append(problems, vm.Problem{
 					Attribute: []string{"disks", at, "volume"},
 					Err:       fmt.Errorf("volume %q is a disk of VM %q, too", one.Volume, name),
@@ -140,7 +141,8 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 }
 
 // sharedLink returns what an interface has that only one interface can have, and that one of another VM has, too.
-func sharedLink(at string, one hypervisor.Interface, other string, links map[string]hypervisor.Interface) (problems []vm.Problem) {
+func sharedLink(at string, one hypervisor.Interface, other string,
+	links map[string]hypervisor.Interface) (problems []vm.Problem) {
 	for _, link := range slices.Sorted(maps.Keys(links)) {
 		two := links[link]
 		for _, port := range forwardedPorts(one) {
@@ -152,7 +154,8 @@ func sharedLink(at string, one hypervisor.Interface, other string, links map[str
 				})
 			}
 		}
-		if one.MAC != "" && one.MAC == two.MAC && one.User == nil && one.Bridge == two.Bridge && one.Network == two.Network {
+		if one.MAC != "" && one.MAC == two.MAC && one.User == nil && one.Bridge == two.Bridge &&
+			one.Network == two.Network {
 			problems = append(problems, vm.Problem{
 				Attribute: []string{"interfaces", at, "mac"},
 				Err:       fmt.Errorf("MAC address %s is that of VM %q on the same network, too", one.MAC, other),

@@ -17,7 +17,8 @@ func TestTwoResourcesOfOneNameAreRefusedByThePlan(t *testing.T) {
 	another := strings.Replace(debian(patched), `"sharedos_base" "debian"`, `"sharedos_base" "another"`, 1)
 	refused := func(config string, what string) resource.TestStep {
 		return resource.TestStep{Config: config, PlanOnly: true,
-			ExpectError: says("Unable to plan "+what, "another resource of this configuration has the same name", "Give each of them a name of its own")}
+			ExpectError: says("Unable to plan "+what, "another resource of this configuration has the same name",
+				"Give each of them a name of its own")}
 	}
 	check(t, world,
 		refused(debian(patched)+another, `base "debian-13"`),
@@ -29,7 +30,8 @@ func TestTwoResourcesOfOneNameAreRefusedByThePlan(t *testing.T) {
 		refused(debian(patched)+web("")+named("other", "web", "vcpus = 2"), `VM "web"`),
 		resource.TestStep{Config: debian(patched) + web("") + named("other", "web2", "")},
 		// Names that are swapped are no name twice: both VMs are replaced.
-		resource.TestStep{Config: debian(patched) + strings.NewReplacer(`"web2"`, `"web3"`).Replace(named("other", "web2", "")) + web("")},
+		resource.TestStep{Config: debian(patched) +
+			strings.NewReplacer(`"web2"`, `"web3"`).Replace(named("other", "web2", "")) + web("")},
 	)
 }
 
@@ -42,7 +44,8 @@ func TestAReplacementIsNotTwoResources(t *testing.T) {
 	for _, arguments := range [][]string{
 		{"-replace=sharedos_vm.web"}, {"-replace=sharedos_vm.web", "-replace=sharedos_base.debian"}, {"-replace=sharedos_vm.web", "-refresh=false"},
 	} {
-		if said := s.run(append([]string{"apply", "-auto-approve", "-no-color"}, arguments...)...); !strings.Contains(said, "destroyed") {
+		if said := s.run(append([]string{"apply", "-auto-approve", "-no-color"},
+			arguments...)...); !strings.Contains(said, "destroyed") {
 			t.Errorf("%q has replaced nothing:\n%s", arguments, said)
 		}
 	}
@@ -60,7 +63,8 @@ func TestAPoolThatCannotBeMadeIsRefusedByThePlan(t *testing.T) {
 	}
 	check(t, world,
 		resource.TestStep{PreConfig: cannot, Config: debian(patched) + web(""), PlanOnly: true,
-			ExpectError: says(`Unable to plan base "debian-13"`, "file system of the kernel", "Change pool or pool_path in the provider block")},
+			ExpectError: says(`Unable to plan base "debian-13"`, "file system of the kernel",
+				"Change pool or pool_path in the provider block")},
 		resource.TestStep{
 			PreConfig: func() {
 				if world.Count()["Prepare"] > 0 {
@@ -68,7 +72,8 @@ func TestAPoolThatCannotBeMadeIsRefusedByThePlan(t *testing.T) {
 				}
 				world.SetPoolFailure(nil)
 			},
-			Config: debian(patched), ConfigPlanChecks: plans(action("sharedos_base.debian", plancheck.ResourceActionCreate)),
+			Config:           debian(patched),
+			ConfigPlanChecks: plans(action("sharedos_base.debian", plancheck.ResourceActionCreate)),
 		},
 	)
 }

@@ -16,7 +16,8 @@ type poolUsageDataSource struct{ connectedData }
 var _ datasource.DataSourceWithConfigure = (*poolUsageDataSource)(nil)
 
 // Metadata implements datasource.DataSource.
-func (d *poolUsageDataSource) Metadata(_ context.Context, req datasource.MetadataRequest, resp *datasource.MetadataResponse) {
+func (d *poolUsageDataSource) Metadata(_ context.Context, req datasource.MetadataRequest,
+	resp *datasource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_pool_usage"
 }
 
@@ -72,7 +73,8 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 	}
 	list := func(description string, attributes map[string]schema.Attribute) schema.Attribute {
 		return schema.ListNestedAttribute{
-			Computed: true, MarkdownDescription: description, NestedObject: schema.NestedAttributeObject{Attributes: attributes},
+			Computed: true, MarkdownDescription: description,
+			NestedObject: schema.NestedAttributeObject{Attributes: attributes},
 		}
 	}
 	resp.Schema = schema.Schema{
@@ -80,8 +82,9 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 			"base, component, release and VM. Stored bytes are those that the pool has allocated.",
 		Attributes: map[string]schema.Attribute{
 			"stored_bytes": number("Bytes of all volumes in the pool: layers, kernels, manifests and private disks."),
-			"full_bytes": number("Bytes that full copies would take: of every release of a base, and for every VM its private disk " +
-				"and a copy of its base release and of its components."),
+			"full_bytes": number(
+				"Bytes that full copies would take: of every release of a base, and for every VM its private disk " +
+					"and a copy of its base release and of its components."),
 			"saved_bytes": number("`full_bytes` minus `stored_bytes`."),
 			"bases": list("Bases, sorted by name.", map[string]schema.Attribute{
 				"name":         text("Name of the base."),
@@ -90,9 +93,10 @@ func (d *poolUsageDataSource) Schema(_ context.Context, _ datasource.SchemaReque
 				"full_bytes":   number("Bytes of full copies of all its releases."),
 			}),
 			"components": list("Components, sorted by name.", map[string]schema.Attribute{
-				"name":         text("Name of the component."),
-				"releases":     number("Number of its releases in the pool."),
-				"vms":          number("Number of VMs that refer to one of its releases, running or not, from any Terraform state."),
+				"name":     text("Name of the component."),
+				"releases": number("Number of its releases in the pool."),
+				"vms": number(
+					"Number of VMs that refer to one of its releases, running or not, from any Terraform state."),
 				"stored_bytes": number("Bytes of everything that its releases refer to, each counted once."),
 				"full_bytes":   number("Bytes of its layers, once for each of these VMs."),
 			}),
@@ -142,11 +146,13 @@ func usageModel(usage *publish.Usage) *poolUsageModel {
 		VMs:        make([]vmUsageModel, len(usage.VMs)),
 	}
 	for i, base := range usage.Bases {
-		model.Bases[i] = baseUsageModel{Name: base.Name, Releases: int64(base.Releases), StoredBytes: base.Stored, FullBytes: base.Full}
+		model.Bases[i] = baseUsageModel{Name: base.Name, Releases: int64(base.Releases),
+			StoredBytes: base.Stored, FullBytes: base.Full}
 	}
 	for i, one := range usage.Components {
 		model.Components[i] = componentUsage{
-			Name: one.Name, Releases: int64(one.Releases), VMs: int64(one.VMs), StoredBytes: one.Stored, FullBytes: one.Full,
+			Name: one.Name, Releases: int64(one.Releases), VMs: int64(one.VMs),
+			StoredBytes: one.Stored, FullBytes: one.Full,
 		}
 	}
 	for i, one := range usage.Releases {

@@ -50,8 +50,8 @@ func New(version string, open Open) *Provider {
 	return &Provider{version: version, connection: &connection{open: open}}
 }
 
-// Close closes the connection to the host, if there is one. Call it when Terraform has ended the provider, and not when Terraform has
-// died: Close records, where that is certain by then, that a state has what was made.
+// Close closes the connection to the host, if there is one. Call it when Terraform has ended the provider, and
+// not when Terraform has died: Close records, where that is certain by then, that a state has what was made.
 func (p *Provider) Close() error { return p.connection.close() }
 
 // Idle reports whether no call of Terraform is being served, and no connection to a guest is still being closed.
@@ -81,7 +81,8 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			"pool": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Name of the libvirt storage pool that holds layers, manifests and private " +
-					"disks. A directory pool of this name is created if there is none. Default: `" + envPool + "`, then `sharedos`.",
+					"disks. A directory pool of this name is created if there is none. Default: `" +
+					envPool + "`, then `sharedos`.",
 			},
 			"pool_path": schema.StringAttribute{
 				Optional: true,
@@ -100,15 +101,17 @@ func (p *Provider) Schema(_ context.Context, _ provider.SchemaRequest, resp *pro
 			"cache": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "Directory on this machine for downloads and for operating systems that were " +
-					"built. It can be removed at any time. Default: `" + envCache + "`, then `sharedos` under the user's cache directory.",
+					"built. It can be removed at any time. Default: `" + envCache +
+					"`, then `sharedos` under the user's cache directory.",
 			},
 			"build_at_plan": schema.BoolAttribute{
 				Optional: true,
-				MarkdownDescription: "Whether a plan builds the releases that it is about, and the layers that VMs need which are made from " +
-					"components, into `cache`. The apply uses what the plan has built. Nothing on the host changes while planning. With `false`, a plan does not " +
-					"know a release that the cache does not have: not what it changes and not what it interrupts, nor whether components of a VM go together, and " +
-					"`refresh.max_impact` of the VMs is only checked during the apply, VM by VM. The plan warns of " +
-					"that. Default: `true`.",
+				MarkdownDescription: "Whether a plan builds the releases that it is about, and the layers that VMs " +
+					"need which are made from components, into `cache`. The apply uses what the plan has built. " +
+					"Nothing on the host changes while planning. With `false`, a plan does not know a release that " +
+					"the cache does not have: not what it changes and not what it interrupts, nor whether components " +
+					"of a VM go together, and `refresh.max_impact` of the VMs is only checked during the apply, VM " +
+					"by VM. The plan warns of that. Default: `true`.",
 			},
 			"max_layers": schema.Int64Attribute{
 				Optional: true,
@@ -155,8 +158,10 @@ func (p *Provider) Configure(ctx context.Context, req provider.ConfigureRequest,
 	}
 	if _, err := os.Stat(config.OperatorKey); config.OperatorKey != "" && errors.Is(err, fs.ErrNotExist) {
 		resp.Diagnostics.AddAttributeWarning(path.Root("operator_key"), "There is no operator key yet",
-			"There is none at "+config.OperatorKey+". A new one is made, unless the storage pool holds releases that another one has signed. If you had one, put it there from a backup before you go on, or set operator_key to the "+
-				"file that holds it: VMs that were made with it do not know a new one. Keep a backup of the new one.")
+			"There is none at "+config.OperatorKey+
+				". A new one is made, unless the storage pool holds releases that another one has signed. If you had "+
+				"one, put it there from a backup before you go on, or set operator_key to the file that holds it: "+
+				"VMs that were made with it do not know a new one. Keep a backup of the new one.")
 	}
 	if err := p.connection.configure(config, unknown); err != nil {
 		resp.Diagnostics.AddWarning("Unable to close the earlier connection to the host", sentence(err))
@@ -204,7 +209,8 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 		if err != nil {
 			diags.AddAttributeError(path.Root(name),
 				fmt.Sprintf("Unable to choose a default for the provider's %s", name),
-				fmt.Sprintf("%s\n\nSet %s in the provider block, or the environment variable %s.", sentence(err), name, variable))
+				fmt.Sprintf("%s\n\nSet %s in the provider block, or the environment variable %s.",
+					sentence(err), name, variable))
 			return ""
 		}
 		return filepath.Join(dir, relative)
@@ -221,10 +227,12 @@ func (m providerModel) config() (Config, []string, diag.Diagnostics) {
 	c.OperatorKey = under("operator_key", c.OperatorKey, envOperatorKey, os.UserConfigDir, "sharedos/operator.key")
 	c.Cache = choose("cache", m.Cache, envCache)
 	c.Cache = under("cache", c.Cache, envCache, os.UserCacheDir, "sharedos")
-	for name, value := range map[string]string{"pool_path": c.PoolPath, "operator_key": c.OperatorKey, "cache": c.Cache} {
+	for name, value := range map[string]string{"pool_path": c.PoolPath,
+		"operator_key": c.OperatorKey, "cache": c.Cache} {
 		if err := isLocalPath.check(value); value != "" && err != nil {
 			diags.Append(failedAt(path.Root(name), failure{
-				do: "use", object: "the value of the provider's " + name, err: err, next: "It must be " + isLocalPath.form + ".",
+				do: "use", object: "the value of the provider's " + name, err: err,
+				next: "It must be " + isLocalPath.form + ".",
 			})...)
 		}
 	}
@@ -296,6 +304,7 @@ func (c *connected) Configure(_ context.Context, req resource.ConfigureRequest, 
 type connectedData struct{ connected }
 
 // Configure implements datasource.DataSourceWithConfigure.
-func (c *connectedData) Configure(_ context.Context, req datasource.ConfigureRequest, resp *datasource.ConfigureResponse) {
+func (c *connectedData) Configure(_ context.Context, req datasource.ConfigureRequest,
+	resp *datasource.ConfigureResponse) {
 	c.set(req.ProviderData, &resp.Diagnostics)
 }

@@ -17,7 +17,8 @@ provider "sharedos" { uri = terraform_data.host.output }
 		Config: config,
 		ConfigPlanChecks: resource.ConfigPlanChecks{
 			PreApply: []plancheck.PlanCheck{
-				action(debianAddress, plancheck.ResourceActionCreate), action(webAddress, plancheck.ResourceActionCreate),
+				action(debianAddress, plancheck.ResourceActionCreate),
+				action(webAddress, plancheck.ResourceActionCreate),
 			},
 			PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()},
 		},

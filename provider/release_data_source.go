@@ -31,7 +31,8 @@ type releaseDataSource struct {
 }
 
 // Metadata implements datasource.DataSource.
-func (d *releaseDataSource) Metadata(_ context.Context, req datasource.MetadataRequest, resp *datasource.MetadataResponse) {
+func (d *releaseDataSource) Metadata(_ context.Context, req datasource.MetadataRequest,
+	resp *datasource.MetadataResponse) {
 	resp.TypeName = req.ProviderTypeName + "_" + string(d.kind.kind)
 }
 
@@ -49,8 +50,9 @@ func (d *releaseDataSource) schema(description string, more map[string]resource.
 	attributes["history"] = computedData(map[string]resource.Attribute{"history": d.kind.historyAttribute()})["history"]
 	attributes["name"] = schema.StringAttribute{
 		Optional: true, Computed: true,
-		MarkdownDescription: fmt.Sprintf("Name of the %s. Without `release` and `sequence`, its newest release is read.", d.kind.kind),
-		Validators:          []validator.String{isName},
+		MarkdownDescription: fmt.Sprintf(
+			"Name of the %s. Without `release` and `sequence`, its newest release is read.", d.kind.kind),
+		Validators: []validator.String{isName},
 	}
 	attributes["release"] = schema.StringAttribute{
 		Optional: true, Computed: true,
@@ -65,7 +67,8 @@ func (d *releaseDataSource) schema(description string, more map[string]resource.
 		Validators: []validator.Int64{int64validator.AtLeast(1), int64validator.AlsoRequires(path.MatchRoot("name"))},
 	}
 	return schema.Schema{
-		MarkdownDescription: description + " in the pool, from any configuration: its newest release, or an exact one. " +
+		MarkdownDescription: description +
+			" in the pool, from any configuration: its newest release, or an exact one. " +
 			"The release must be signed with this provider's operator key.",
 		Attributes: attributes,
 	}
@@ -77,15 +80,18 @@ func computedData(attributes map[string]resource.Attribute) map[string]schema.At
 	for name, attribute := range attributes {
 		switch a := attribute.(type) {
 		case resource.StringAttribute:
-			data[name] = schema.StringAttribute{Computed: true, CustomType: a.CustomType, MarkdownDescription: a.MarkdownDescription}
+			data[name] = schema.StringAttribute{Computed: true, CustomType: a.CustomType,
+				MarkdownDescription: a.MarkdownDescription}
 		case resource.Int64Attribute:
 			data[name] = schema.Int64Attribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
 		case resource.BoolAttribute:
 			data[name] = schema.BoolAttribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
 		case resource.ListAttribute:
-			data[name] = schema.ListAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
+			data[name] = schema.ListAttribute{Computed: true, ElementType: a.ElementType,
+				MarkdownDescription: a.MarkdownDescription}
 		case resource.MapAttribute:
-			data[name] = schema.MapAttribute{Computed: true, ElementType: a.ElementType, MarkdownDescription: a.MarkdownDescription}
+			data[name] = schema.MapAttribute{Computed: true, ElementType: a.ElementType,
+				MarkdownDescription: a.MarkdownDescription}
 		case resource.Float64Attribute:
 			data[name] = schema.Float64Attribute{Computed: true, MarkdownDescription: a.MarkdownDescription}
 		case resource.SingleNestedAttribute:
@@ -118,7 +124,8 @@ func (d *releaseDataSource) ConfigValidators(context.Context) []datasource.Confi
 
 // read finds the release that is configured, and reads what both kinds have in common into fields. Without diagnostics
 // of an error, the manifest is not nil.
-func (d *releaseDataSource) read(ctx context.Context, fields *foundFields) (backend Backend, manifest *release.Manifest, diags diag.Diagnostics) {
+func (d *releaseDataSource) read(ctx context.Context,
+	fields *foundFields) (backend Backend, manifest *release.Manifest, diags diag.Diagnostics) {
 	backend, err := d.connection.get(ctx)
 	if err != nil {
 		return nil, nil, failed(failure{do: "find", object: fields.object(d.kind), err: err})
@@ -147,9 +154,11 @@ func (m *foundFields) object(kind *releaseKind) string {
 }
 
 // find finds the release.
-func (m *foundFields) find(ctx context.Context, kind *releaseKind, backend Backend) (tree.Digest, *release.Manifest, diag.Diagnostics) {
+func (m *foundFields) find(ctx context.Context, kind *releaseKind,
+	backend Backend) (tree.Digest, *release.Manifest, diag.Diagnostics) {
 	fail := func(at string, err error, next string) (tree.Digest, *release.Manifest, diag.Diagnostics) {
-		return tree.Digest{}, nil, failedAt(path.Root(at), failure{do: "find", object: m.object(kind), err: err, next: next})
+		return tree.Digest{}, nil,
+			failedAt(path.Root(at), failure{do: "find", object: m.object(kind), err: err, next: next})
 	}
 	publisher, name := kind.publisher(backend), m.Name.ValueString()
 	if m.Release.IsNull() && m.Sequence.IsNull() {
@@ -178,7 +187,8 @@ func (m *foundFields) find(ctx context.Context, kind *releaseKind, backend Backe
 		}
 		if text == "" {
 			return fail(at, fmt.Errorf("the pool keeps no such release: %w", store.ErrNotFound),
-				fmt.Sprintf("It keeps the releases %s. To keep more, set retain in the configuration of the %s.", strings.Join(numbers, ", "), kind.kind))
+				fmt.Sprintf("It keeps the releases %s. To keep more, set retain in the configuration of the %s.",
+					strings.Join(numbers, ", "), kind.kind))
 		}
 	}
 	id, err := tree.ParseDigest(text)

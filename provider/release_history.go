@@ -55,7 +55,8 @@ func retentionAttributes(kind *releaseKind) map[string]schema.Attribute {
 			MarkdownDescription: "Number of the newest releases that the pool keeps. An older release is deleted " +
 				"when the next release is published. If VMs refer to it, running or not, it is deleted when the last " +
 				"of them is moved or deleted, even if that VM is being replaced. Data that neither a release nor a " +
-				"VM refers to is deleted in the same way. The data source `sharedos_" + string(kind.kind) + "` lists what is kept. Default: 5.",
+				"VM refers to is deleted in the same way. The data source `sharedos_" + string(kind.kind) +
+				"` lists what is kept. Default: 5.",
 			Validators: []validator.Int64{int64validator.AtLeast(1)},
 		},
 	}
@@ -75,7 +76,8 @@ func (k *releaseKind) historyAttribute() schema.ListNestedAttribute {
 		"vms":         computedTexts("VMs that refer to it, running or not, from any Terraform state."),
 	}
 	if k.kind == release.Component {
-		attributes["base"] = computedText("Id of the base release that it is built on; empty if the manifest is missing from the pool.")
+		attributes["base"] = computedText(
+			"Id of the base release that it is built on; empty if the manifest is missing from the pool.")
 	} else {
 		attributes["kernel"] = computedText("Kernel release; empty if the manifest is missing from the pool.")
 	}
@@ -96,7 +98,8 @@ func (b *retention) retained() int {
 
 // readHistory reads the releases that the pool keeps of an object, and which VMs refer to them. One that is new may
 // have none yet.
-func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name string, new bool) (types.List, diag.Diagnostics) {
+func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name string,
+	new bool) (types.List, diag.Diagnostics) {
 	recorded := k.historyAttribute().NestedObject.Type()
 	fail := func(err error) (types.List, diag.Diagnostics) {
 		return types.ListUnknown(recorded), failed(failure{do: "read the history of", object: k.object(name), err: err})
@@ -115,7 +118,8 @@ func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name str
 	bases, components := []recordedBase{}, []recordedComponent{}
 	for i, added := range publish.Added(history) {
 		model := recordedModel{
-			Release: history[i].ID.String(), Bytes: history[i].Bytes(), AddedBytes: added, VMs: append([]string{}, inUse[history[i].ID]...),
+			Release: history[i].ID.String(), Bytes: history[i].Bytes(), AddedBytes: added,
+			VMs: append([]string{}, inUse[history[i].ID]...),
 		}
 		if published := history[i].Published; !published.IsZero() {
 			text := published.Format(time.RFC3339)
@@ -129,7 +133,8 @@ func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name str
 				kernel = m.Kernel.Release
 			}
 		}
-		bases, components = append(bases, recordedBase{model, kernel}), append(components, recordedComponent{model, base})
+		bases, components = append(bases, recordedBase{model, kernel}),
+			append(components, recordedComponent{model, base})
 	}
 	if k.kind == release.Component {
 		return types.ListValueFrom(ctx, recorded, components)
@@ -141,9 +146,10 @@ func (k *releaseKind) readHistory(ctx context.Context, backend Backend, name str
 // and the next release deletes them.
 func retain(ctx context.Context, backend Backend, plan released) diag.Diagnostics {
 	kind, name := plan.kind(), plan.fields().Name.ValueString()
-	_, err := kind.publisher(backend).Retain(ctx, name, plan.fields().retained(), func(ctx context.Context) (map[tree.Digest][]string, error) {
-		return backend.VMs().InUse(ctx)
-	})
+	_, err := kind.publisher(backend).Retain(ctx, name, plan.fields().retained(),
+		func(ctx context.Context) (map[tree.Digest][]string, error) {
+			return backend.VMs().InUse(ctx)
+		})
 	if err == nil {
 		return nil
 	}

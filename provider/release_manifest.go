@@ -66,7 +66,8 @@ func layersAttribute() schema.ListNestedAttribute {
 
 var layerType = types.ObjectType{AttrTypes: typesOf(layersAttribute().NestedObject.Attributes)}
 
-func (b *manifestFields) describe(ctx context.Context, id tree.Digest, manifest *release.Manifest) (diags diag.Diagnostics) {
+func (b *manifestFields) describe(ctx context.Context, id tree.Digest,
+	manifest *release.Manifest) (diags diag.Diagnostics) {
 	b.Release = types.StringValue(id.String())
 	b.Sequence = types.Int64Value(int64(manifest.Sequence))
 	b.Previous = types.StringNull()

@@ -66,7 +66,8 @@ type released interface {
 	check(ctx context.Context, backend Backend) diag.Diagnostics
 	// describe takes the computed attributes from a manifest. What a manifest does not have stays as it is if the
 	// release is the one that the model had already.
-	describe(ctx context.Context, backend Backend, id tree.Digest, manifest *release.Manifest, chain chain) diag.Diagnostics
+	describe(ctx context.Context, backend Backend, id tree.Digest, manifest *release.Manifest,
+		chain chain) diag.Diagnostics
 	// take describes a prepared release. state is nil for an object that is new.
 	take(ctx context.Context, backend Backend, prepared *publish.Prepared, state released, chain chain) diag.Diagnostics
 	// differences says in what a prepared release differs from the planned one.
@@ -102,17 +103,20 @@ func releasedAttributes(m released) map[string]schema.Attribute {
 	attributes := map[string]schema.Attribute{
 		"name": schema.StringAttribute{
 			Required: true,
-			MarkdownDescription: fmt.Sprintf("Name of the %[1]s in the pool: lower-case letters, digits, dots, underscores and "+
-				"hyphens. The name identifies the %[1]s: another name is another %[1]s.", kind.kind),
-			Validators:    []validator.String{isName},
-			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(kind.renamed, renaming, renaming)},
+			MarkdownDescription: fmt.Sprintf(
+				"Name of the %[1]s in the pool: lower-case letters, digits, dots, underscores and "+
+					"hyphens. The name identifies the %[1]s: another name is another %[1]s.", kind.kind),
+			Validators: []validator.String{isName},
+			PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(kind.renamed, renaming,
+				renaming)},
 		},
 		"shared_secrets": schema.SetAttribute{
 			Optional: true, ElementType: types.StringType,
-			MarkdownDescription: fmt.Sprintf("Absolute paths of files that all VMs share although they look like secrets. Without "+
-				"this, private keys, passwords and random seeds that a package's script makes while the %s is built "+
-				"are left out of it: every VM would have the same. Where the package has a way, each VM makes its own "+
-				"at boot; the others are listed in a warning.", kind.kind),
+			MarkdownDescription: fmt.Sprintf(
+				"Absolute paths of files that all VMs share although they look like secrets. Without this, private "+
+					"keys, passwords and random seeds that a package's script makes while the %s is built are left "+
+					"out of it: every VM would have the same. Where the package has a way, each VM makes its own at "+
+					"boot; the others are listed in a warning.", kind.kind),
 			Validators: []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(isAbsolutePath)},
 		},
 		"limits":        limitsAttribute(),
@@ -130,9 +134,11 @@ func releasedAttributes(m released) map[string]schema.Attribute {
 }
 
 // renamed warns that an object cannot be deleted before its VMs have moved to another one.
-func (k *releaseKind) renamed(_ context.Context, req planmodifier.StringRequest, resp *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+func (k *releaseKind) renamed(_ context.Context, req planmodifier.StringRequest,
+	resp *stringplanmodifier.RequiresReplaceIfFuncResponse) {
 	resp.RequiresReplace = true
-	resp.Diagnostics.AddWarning(fmt.Sprintf("Another name is another %s: %s is deleted", k.kind, k.object(req.StateValue.ValueString())), "Terraform deletes "+
+	resp.Diagnostics.AddWarning(fmt.Sprintf("Another name is another %s: %s is deleted", k.kind,
+		k.object(req.StateValue.ValueString())), "Terraform deletes "+
 		"it first, which is refused while VMs use it.\n\n"+k.movingFirst)
 }
 
@@ -143,7 +149,8 @@ func forget(ctx context.Context, m released) error { return forgetValues(ctx, m,
 func carry(m, from released) { copyValues(m, from, namesOf(m.attributes()).computed) }
 
 // take describes a prepared release, with what a user has to know of how it was made.
-func take(ctx context.Context, m released, backend Backend, prepared *publish.Prepared, state released, chain chain) diag.Diagnostics {
+func take(ctx context.Context, m released, backend Backend, prepared *publish.Prepared, state released,
+	chain chain) diag.Diagnostics {
 	diags := m.take(ctx, backend, prepared, state, chain)
 	diags = append(diags, secretsLeftOut(m, prepared.Secrets)...)
 	return append(diags, corrections(m, prepared.Notes)...)

@@ -48,7 +48,8 @@ func setOwner(ctx context.Context, private privateWriter, owner string) diag.Dia
 
 // beginCreate returns the owner of an object that is to be created: a new one, or that of a creation that was
 // interrupted. An object of any other owner is refused, with what to do.
-func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Interface, name string) (owner, next string, _ error) {
+func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Interface,
+	name string) (owner, next string, _ error) {
 	owned, err := publisher.Owner(ctx, name)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -58,14 +59,18 @@ func (r *releaseResource) beginCreate(ctx context.Context, publisher publish.Int
 	case owned.Interrupted:
 		return owned.Owner, "", nil
 	}
-	return "", fmt.Sprintf("Nothing was uploaded. To use the %[1]s, read it with the data source sharedos_%[1]s. To take it over from the "+
-			"state that has it, import it with: terraform import ADDRESS %[2]s. Otherwise choose another name.", r.kind.kind, name),
+	return "", fmt.Sprintf(
+			"Nothing was uploaded. To use the %[1]s, read it with the data source sharedos_%[1]s. To take it over "+
+				"from the state that has it, import it with: terraform import ADDRESS %[2]s. Otherwise choose "+
+				"another name.",
+			r.kind.kind, name),
 		fmt.Errorf("a %s of this name exists in the pool already: %w", r.kind.kind, publish.ErrOwner)
 }
 
 // planOwned refuses the plan of an object that another resource of the configuration has, too, and the plan of a new
 // one whose name somebody else's has.
-func (r *releaseResource) planOwned(ctx context.Context, name types.String, exists bool, private privateState, to privateWriter) diag.Diagnostics {
+func (r *releaseResource) planOwned(ctx context.Context, name types.String, exists bool, private privateState,
+	to privateWriter) diag.Diagnostics {
 	if name.IsUnknown() {
 		return nil
 	}
@@ -102,8 +107,8 @@ func (r *releaseResource) planOwned(ctx context.Context, name types.String, exis
 	return failedAt(path.Root("name"), failure{do: "plan", object: object, err: err, next: next})
 }
 
-// endCreate records that the object was made, and is in state when Terraform has ended the provider, or that its creation was given
-// up, so that the next apply continues it.
+// endCreate records that the object was made, and is in state when Terraform has ended the
+// provider, or that its creation was given up, so that the next apply continues it.
 func (r *releaseResource) endCreate(ctx context.Context, name, owner string, made bool) diag.Diagnostics {
 	if owner == "" {
 		return nil
@@ -120,15 +125,17 @@ func (r *releaseResource) endCreate(ctx context.Context, name, owner string, mad
 		err = r.kind.publisher(backend).Abandon(ctx, name, owner)
 	}
 	if err != nil {
-		return diag.Diagnostics{diag.NewWarningDiagnostic("Unable to record the owner of "+r.kind.object(name), sentence(err)+
-			"\n\nThe next plan records it.")}
+		return diag.Diagnostics{diag.NewWarningDiagnostic("Unable to record the owner of "+r.kind.object(name),
+			sentence(err)+
+				"\n\nThe next plan records it.")}
 	}
 	return nil
 }
 
 // readOwner reports whether the object belongs to another state. For one that was just imported, it records this state
 // as the owner.
-func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Interface, name string, private privateState, to privateWriter) (bool, diag.Diagnostics) {
+func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Interface, name string, private privateState,
+	to privateWriter) (bool, diag.Diagnostics) {
 	own, diags := ownerOf(ctx, private)
 	r.connection.noteState(own)
 	imported, d := private.GetKey(ctx, privateImported)
@@ -153,23 +160,27 @@ func (r *releaseResource) readOwner(ctx context.Context, publisher publish.Inter
 			return false, append(diags, failed(failure{do: "read", object: r.kind.object(name), err: err})...)
 		}
 	case owned.Owner != "" && owned.Owner != own:
-		diags.AddAttributeWarning(path.Root("name"), r.kind.object(name)+" belongs to another Terraform state", r.otherOwner(name)+
-			" This state keeps what it last knew.")
+		diags.AddAttributeWarning(path.Root("name"),
+			r.kind.object(name)+" belongs to another Terraform state", r.otherOwner(name)+
+				" This state keeps what it last knew.")
 		return true, diags
 	}
 	return false, diags
 }
 
 func (r *releaseResource) otherOwner(name string) string {
-	return fmt.Sprintf("Another state has created this %[1]s, or has taken it over by an import. Only that state publishes releases of it "+
-		"and deletes it. Replace this resource by the data source sharedos_%[1]s, after terraform state rm ADDRESS; or take the %[1]s "+
-		"over with terraform state rm ADDRESS and terraform import ADDRESS %[2]s.", r.kind.kind, name)
+	return fmt.Sprintf(
+		"Another state has created this %[1]s, or has taken it over by an import. Only that state publishes releases "+
+			"of it and deletes it. Replace this resource by the data source sharedos_%[1]s, after terraform state rm "+
+			"ADDRESS; or take the %[1]s over with terraform state rm ADDRESS and terraform import ADDRESS "+
+			"%[2]s.", r.kind.kind, name)
 }
 
 // claim returns the owner in private state if the object belongs to it. An object without an owner, which an earlier
 // version has made, gets one if to is not nil. If the object belongs to another state, other is true, and the
 // diagnostics have an error.
-func (r *releaseResource) claim(ctx context.Context, name, do string, private privateState, to privateWriter) (own string, other bool, diags diag.Diagnostics) {
+func (r *releaseResource) claim(ctx context.Context, name, do string, private privateState,
+	to privateWriter) (own string, other bool, diags diag.Diagnostics) {
 	own, diags = ownerOf(ctx, private)
 	if diags.HasError() {
 		return "", false, diags
@@ -187,13 +198,15 @@ func (r *releaseResource) claim(ctx context.Context, name, do string, private pr
 	case err != nil:
 		return own, false, failed(failure{do: do, object: r.kind.object(name), step: "finding its owner", err: err})
 	case owned.Owner != "" && owned.Owner != own:
-		return own, true, failedAt(path.Root("name"), failure{do: do, object: r.kind.object(name), err: publish.ErrOwner, next: r.otherOwner(name)})
+		return own, true, failedAt(path.Root("name"),
+			failure{do: do, object: r.kind.object(name), err: publish.ErrOwner, next: r.otherOwner(name)})
 	case owned.Owner == "" && to != nil:
 		if own == "" {
 			own = newUUID()
 		}
 		if err := r.kind.publisher(backend).SetOwner(ctx, name, own); err != nil {
-			return own, false, failed(failure{do: do, object: r.kind.object(name), step: "recording its owner", err: err})
+			return own, false, failed(failure{do: do, object: r.kind.object(name),
+				step: "recording its owner", err: err})
 		}
 		return own, false, setOwner(ctx, to, own)
 	}

@@ -19,7 +19,8 @@ var _ resource.ResourceWithModifyPlan = (*baseResource)(nil)
 // ModifyPlan plans the computed attributes. If no input of the source changed, they stay as they are in
 // state. If an input changed, the release is built into the cache, so that they are known. They are unknown if the
 // provider is not to build while planning, or if an input is unknown.
-func (r *releaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+func (r *releaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest,
+	resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return // to be destroyed
 	}
@@ -79,7 +80,8 @@ type readSource struct {
 
 // planSource fills in what is known about the release that results from the source, and identifies the source if it was
 // read. It fails if this is not what the plan said that is being applied; applied is nil while planning.
-func (r *releaseResource) planSource(ctx context.Context, plan, state released, applied *releaseNote, private privateState) (read readSource, _ diag.Diagnostics) {
+func (r *releaseResource) planSource(ctx context.Context, plan, state released, applied *releaseNote,
+	private privateState) (read readSource, _ diag.Diagnostics) {
 	if !hasSource(plan) {
 		return read, keepReleases(plan, state)
 	}
@@ -159,7 +161,8 @@ func keepReleases(plan, state released) diag.Diagnostics {
 
 // prepare finds the release of a plan in the cache, or builds it there, in the time that the apply would have for it.
 // Without an error it is nil if the plan is not to build it.
-func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, state released, in input) (*publish.Prepared, diag.Diagnostics) {
+func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, state released,
+	in input) (*publish.Prepared, diag.Diagnostics) {
 	if r.connection.invocation().destroys {
 		return nil, nil // what is planned now is dropped
 	}
@@ -189,7 +192,8 @@ func (r *releaseResource) prepare(ctx context.Context, backend Backend, plan, st
 	began, progress := time.Now(), newProgress(ctx, objectOf(plan))
 	prepared, err := r.kind.publisher(backend).Prepare(bounded, in.Spec, progress.part)
 	if err == nil {
-		progress.step(fmt.Sprintf("prepared release %s while planning, in %.1f s", prepared.ID, time.Since(began).Seconds()))
+		progress.step(fmt.Sprintf("prepared release %s while planning, in %.1f s", prepared.ID,
+			time.Since(began).Seconds()))
 		return prepared, diags
 	}
 	return nil, append(diags, failedAt(chosen(plan).at(), failure{
@@ -213,11 +217,13 @@ func endedBuild(building context.Context, err error, what, timeout string, limit
 
 // notBuilt warns of what a plan costs that builds nothing.
 func notBuilt(plan released) diag.Diagnostics {
-	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(chosen(plan).at(), "This plan does not know the next release of "+objectOf(plan),
-		"The release has to be built first, and build_at_plan is false in the provider block. So the plan does not say which release "+
-			"the apply makes, what it changes, or what it interrupts in the VMs that run it. The apply checks refresh.max_impact "+
-			"of each VM when it comes to that VM, so it can fail after others were changed.\n\nRemove build_at_plan = false to have "+
-			"the plan build the release into the cache. The apply then uses what the plan has built.")}
+	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(chosen(plan).at(),
+		"This plan does not know the next release of "+objectOf(plan),
+		"The release has to be built first, and build_at_plan is false in the provider block. So the plan does not "+
+			"say which release the apply makes, what it changes, or what it interrupts in the VMs that run it. The "+
+			"apply checks refresh.max_impact of each VM when it comes to that VM, so it can fail after others were "+
+			"changed.\n\nRemove build_at_plan = false to have the plan build the release into the cache. The apply "+
+			"then uses what the plan has built.")}
 }
 
 // privateState is the private state of an object, which Terraform stores for the provider.
@@ -237,7 +243,8 @@ type publishedSource struct {
 }
 
 // sameInput reports whether the release in state was made from the same input, as far as a plan can see.
-func (r *releaseResource) sameInput(ctx context.Context, plan released, in input, state released, private privateState) (bool, diag.Diagnostics) {
+func (r *releaseResource) sameInput(ctx context.Context, plan released, in input, state released,
+	private privateState) (bool, diag.Diagnostics) {
 	stored, diags := private.GetKey(ctx, privateSource)
 	if diags.HasError() {
 		return false, diags
@@ -245,7 +252,8 @@ func (r *releaseResource) sameInput(ctx context.Context, plan released, in input
 	var published publishedSource
 	if len(stored) > 0 {
 		if err := json.Unmarshal(stored, &published); err != nil {
-			return false, append(diags, failed(failure{do: "read the private state of", object: objectOf(plan), err: err})...)
+			return false, append(diags,
+				failed(failure{do: "read the private state of", object: objectOf(plan), err: err})...)
 		}
 	}
 	fingerprint, err := localFingerprint(ctx, in.opened)

@@ -35,7 +35,8 @@ var errOtherRelease = errors.New("this is not what the plan said")
 // noteOf is what a plan says. The fingerprint is left out.
 func noteOf(plan, state released) releaseNote {
 	fields := plan.fields()
-	note := releaseNote{Release: fields.Release.ValueString(), SourceDigest: fields.SourceDigest.ValueString(), Time: time.Now().UTC().Truncate(time.Second)}
+	note := releaseNote{Release: fields.Release.ValueString(), SourceDigest: fields.SourceDigest.ValueString(),
+		Time: time.Now().UTC().Truncate(time.Second)}
 	if state != nil {
 		note.Previous = state.fields().Release.ValueString()
 	}
@@ -49,8 +50,10 @@ func (p *releaseNote) repeat(plan *releasedFields) {
 	}
 }
 
-// sameSource fails if the source is not the one of the plan that is being applied. It is asked before anything is built.
-func (p *releaseNote) sameSource(ctx context.Context, publisher publish.Interface, plan released, in input) diag.Diagnostics {
+// sameSource fails if the source is not the one of the plan that is being applied. It is asked
+// before anything is built.
+func (p *releaseNote) sameSource(ctx context.Context, publisher publish.Interface, plan released,
+	in input) diag.Diagnostics {
 	if p == nil || p.Release == "" || p.Fingerprint == "" {
 		return nil
 	}
@@ -82,7 +85,8 @@ func changedInputs(before, now map[string]string) string {
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if was, is := before[name], now[name]; was != is {
-			lines = append(lines, fmt.Sprintf("\n  - %s was %s, and is %s", name, cmp.Or(was, "not there"), cmp.Or(is, "not there")))
+			lines = append(lines,
+				fmt.Sprintf("\n  - %s was %s, and is %s", name, cmp.Or(was, "not there"), cmp.Or(is, "not there")))
 		}
 	}
 	const shown = 10
@@ -109,7 +113,8 @@ func otherwise(plan released) string {
 	case m.Previous.IsNull():
 		return fmt.Sprintf("%s, the first of the %s", m.Release.ValueString(), plan.kind().kind)
 	default:
-		return fmt.Sprintf("%s, which follows %s: another release was published meanwhile, or settings of the provider differ",
+		return fmt.Sprintf(
+			"%s, which follows %s: another release was published meanwhile, or settings of the provider differ",
 			m.Release.ValueString(), m.Previous.ValueString())
 	}
 }
@@ -118,7 +123,8 @@ func otherwise(plan released) string {
 func (p *releaseNote) changed(plan released, in input, why string) diag.Diagnostics {
 	return failedAt(chosen(plan).at(), failure{
 		do: "apply the plan of", object: objectOf(plan),
-		err:  fmt.Errorf("%w: %v, planned at %s as release %s: %s", errOtherRelease, in.opened, p.Time.Format(time.RFC3339), p.Release, why),
+		err: fmt.Errorf("%w: %v, planned at %s as release %s: %s", errOtherRelease, in.opened,
+			p.Time.Format(time.RFC3339), p.Release, why),
 		next: planAgain,
 	})
 }
@@ -130,7 +136,8 @@ const planAgain = "Nothing was changed. Plan again, look at the new plan, and ap
 func differs(plan released, prepared *publish.Prepared) string {
 	var found []string
 	planned := plan.fields().Previous
-	if !planned.IsUnknown() && !prepared.Manifest.Previous.IsZero() && planned.ValueString() != prepared.Manifest.Previous.String() {
+	if !planned.IsUnknown() && !prepared.Manifest.Previous.IsZero() &&
+		planned.ValueString() != prepared.Manifest.Previous.String() {
 		found = append(found, fmt.Sprintf("release %s was published since", prepared.Manifest.Previous))
 	}
 	if found = append(found, plan.differences(prepared)...); len(found) == 0 {

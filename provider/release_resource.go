@@ -113,7 +113,8 @@ func (r *releaseResource) Update(ctx context.Context, req resource.UpdateRequest
 
 // publish builds and uploads the planned release and completes the plan with it. It returns the record of the source
 // for private state. Without a state, the object is new, and it returns its owner.
-func (r *releaseResource) publish(ctx context.Context, plan, state released, owner *string, do string, limit time.Duration) ([]byte, diag.Diagnostics) {
+func (r *releaseResource) publish(ctx context.Context, plan, state released, owner *string, do string,
+	limit time.Duration) ([]byte, diag.Diagnostics) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	fields, object := plan.fields(), objectOf(plan)
@@ -160,11 +161,13 @@ func (r *releaseResource) publish(ctx context.Context, plan, state released, own
 		return fail(err, "")
 	}
 	if planned := fields.Release; !planned.IsUnknown() && planned.ValueString() != prepared.ID.String() {
-		return fail(fmt.Errorf("%w: %v, planned as release %s, results in release %s now: %s", errOtherRelease, in.opened,
+		return fail(fmt.Errorf("%w: %v, planned as release %s, results in release %s now: %s",
+			errOtherRelease, in.opened,
 			planned.ValueString(), prepared.ID, differs(plan, prepared)), planAgain)
 	}
 	if state == nil && !prepared.Unchanged && !prepared.Manifest.Previous.IsZero() {
-		return fail(fmt.Errorf("a %s of this name exists in the pool already, with release %s", r.kind.kind, prepared.Manifest.Previous),
+		return fail(fmt.Errorf("a %s of this name exists in the pool already, with release %s", r.kind.kind,
+			prepared.Manifest.Previous),
 			fmt.Sprintf("Nothing was uploaded. Choose another name, or import the existing %s: run terraform import "+
 				"with "+itsAddress+" and %s.", r.kind.kind, in.Name))
 	}
@@ -197,7 +200,8 @@ func (r *releaseResource) updateSettings(ctx context.Context, plan released, lim
 	defer cancel()
 	backend, err := r.connection.get(ctx)
 	if err != nil {
-		return failed(failure{do: "update", object: objectOf(plan), step: "connecting", timeout: "timeouts.update", err: err})
+		return failed(failure{do: "update", object: objectOf(plan), step: "connecting",
+			timeout: "timeouts.update", err: err})
 	}
 	return retain(ctx, backend, plan)
 }
@@ -234,8 +238,9 @@ func (r *releaseResource) Read(ctx context.Context, req resource.ReadRequest, re
 		resp.State.RemoveResource(ctx)
 		return
 	case errors.Is(err, publish.ErrDamagedStore) && !state.fields().Release.IsNull():
-		resp.Diagnostics.AddAttributeWarning(path.Root("release"), "The newest release of "+object+" is damaged", sentence(err)+
-			" VMs that run it keep running, and move to the new release with that apply. terraform destroy is possible, too.")
+		resp.Diagnostics.AddAttributeWarning(path.Root("release"),
+			"The newest release of "+object+" is damaged", sentence(err)+
+				" VMs that run it keep running, and move to the new release with that apply. terraform destroy is possible, too.")
 		resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateDamaged, []byte("true"))...)
 		return
 	case err != nil:
@@ -294,10 +299,11 @@ func (r *releaseResource) Delete(ctx context.Context, req resource.DeleteRequest
 		return
 	}
 	var inUse map[tree.Digest][]string
-	err = r.kind.publisher(backend).Delete(ctx, name, func(ctx context.Context) (_ map[tree.Digest][]string, err error) {
-		inUse, err = backend.VMs().InUse(ctx)
-		return inUse, err
-	})
+	err = r.kind.publisher(backend).Delete(ctx, name,
+		func(ctx context.Context) (_ map[tree.Digest][]string, err error) {
+			inUse, err = backend.VMs().InUse(ctx)
+			return inUse, err
+		})
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound):
 	case errors.Is(err, store.ErrInUse):
@@ -308,7 +314,8 @@ func (r *releaseResource) Delete(ctx context.Context, req resource.DeleteRequest
 		}
 		next := "Nothing was deleted. " + r.kind.movingFirst
 		if len(users) > 0 {
-			next = fmt.Sprintf("Nothing was deleted. These VMs use it: %s. %s", strings.Join(users, ", "), r.kind.freeing)
+			next = fmt.Sprintf("Nothing was deleted. These VMs use it: %s. %s",
+				strings.Join(users, ", "), r.kind.freeing)
 		}
 		fail("", err, next)
 	default:
@@ -317,7 +324,8 @@ func (r *releaseResource) Delete(ctx context.Context, req resource.DeleteRequest
 }
 
 // users names the VMs that run a release of the object.
-func (r *releaseResource) users(ctx context.Context, publisher publish.Interface, name string, inUse map[tree.Digest][]string) ([]string, error) {
+func (r *releaseResource) users(ctx context.Context, publisher publish.Interface, name string,
+	inUse map[tree.Digest][]string) ([]string, error) {
 	var users []string
 	for id, names := range inUse {
 		manifest, err := publisher.Get(ctx, id)
@@ -337,7 +345,8 @@ func (r *releaseResource) users(ctx context.Context, publisher publish.Interface
 
 // ImportState implements resource.ResourceWithImportState: an object is imported by its name, as an ID or
 // as its identity.
-func (r *releaseResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+func (r *releaseResource) ImportState(ctx context.Context, req resource.ImportStateRequest,
+	resp *resource.ImportStateResponse) {
 	resource.ImportStatePassthroughWithIdentity(ctx, path.Root("name"), path.Root(releaseIdentity), req, resp)
 	resp.Diagnostics.Append(resp.Private.SetKey(ctx, privateImported, []byte("true"))...)
 }

@@ -24,9 +24,12 @@ func secretsLeftOut(m released, secrets []rootfs.Secret) diag.Diagnostics {
 		return nil
 	}
 	return diag.Diagnostics{diag.NewAttributeWarningDiagnostic(path.Root("shared_secrets"),
-		fmt.Sprintf("%s %q is built without secrets that its packages made", m.kind().title(), m.fields().Name.ValueString()),
-		"These files were made while the "+string(m.kind().kind)+" was built. All VMs would share them, so they are left out:\n\n  "+
-			strings.Join(rootfs.SecretsText(missing), "\n  ")+"\n\nCreate them in each VM, for example with files of its "+
+		fmt.Sprintf("%s %q is built without secrets that its packages made", m.kind().title(),
+			m.fields().Name.ValueString()),
+		"These files were made while the "+string(m.kind().kind)+
+			" was built. All VMs would share them, so they are left out:\n\n  "+
+			strings.Join(rootfs.SecretsText(missing), "\n  ")+
+			"\n\nCreate them in each VM, for example with files of its "+
 			"sharedos_vm. If a file is no secret, list its path in shared_secrets.")}
 }
 
@@ -39,8 +42,10 @@ func corrections(m released, notes []string) diag.Diagnostics {
 	if more := len(notes) - shown; more > 0 {
 		notes = append(notes[:shown:shown], fmt.Sprintf("and %d more", more))
 	}
-	return diag.Diagnostics{diag.NewWarningDiagnostic(fmt.Sprintf("%s %q is not quite what its source has", m.kind().title(), m.fields().Name.ValueString()),
-		"VMs would be unsafe or broken with these, or cannot have them, so the "+string(m.kind().kind)+" has them otherwise:\n\n  "+
+	return diag.Diagnostics{diag.NewWarningDiagnostic(fmt.Sprintf("%s %q is not quite what its source has",
+		m.kind().title(), m.fields().Name.ValueString()),
+		"VMs would be unsafe or broken with these, or cannot have them, so the "+string(m.kind().kind)+
+			" has them otherwise:\n\n  "+
 			strings.Join(notes, "\n  ")+"\n\nCorrect the source if this is not what you want.")}
 }
 

@@ -18,8 +18,10 @@ func TestOnlySecretsThatNobodyMakesAreAWarning(t *testing.T) {
 		t.Errorf("%v", warnings)
 	}
 	warnings := secretsLeftOut(named, []rootfs.Secret{made, {Path: "etc/app.key", What: "private key"}})
-	if len(warnings) != 1 || !strings.Contains(warnings[0].Detail(), "/etc/app.key (private key)") || strings.Contains(warnings[0].Detail(), "made.key") ||
-		!strings.Contains(warnings[0].Detail(), "shared_secrets") || !strings.Contains(warnings[0].Summary(), `"debian"`) {
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Detail(), "/etc/app.key (private key)") ||
+		strings.Contains(warnings[0].Detail(), "made.key") ||
+		!strings.Contains(warnings[0].Detail(), "shared_secrets") ||
+		!strings.Contains(warnings[0].Summary(), `"debian"`) {
 		t.Errorf("%v", warnings)
 	}
 }
@@ -50,7 +52,8 @@ func TestCorrectionsAreAWarning(t *testing.T) {
 		notes[i] = "/usr: everyone could write it"
 	}
 	warnings := corrections(named, notes)
-	if len(warnings) != 1 || !strings.Contains(warnings[0].Summary(), `"debian"`) || !strings.Contains(warnings[0].Detail(), notes[0]) ||
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Summary(), `"debian"`) ||
+		!strings.Contains(warnings[0].Detail(), notes[0]) ||
 		!strings.Contains(warnings[0].Detail(), "and 10 more") || notes[30] != notes[0] {
 		t.Errorf("%v", warnings)
 	}

@@ -14,11 +14,12 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// movedAtOnce is how many VMs of a host all rollouts of one provider move at a time, as many as Terraform changes resources.
+// movedAtOnce is how many VMs of a host all rollouts of one provider move at a time, as many as
+// Terraform changes resources.
 const movedAtOnce = 10
 
-// moveLimit bounds how long one VM is moved, or taken back. It is longer than the agent's own limits, 30 minutes for a refresh and 20 for its
-// rollback, with a power-off and a start.
+// moveLimit bounds how long one VM is moved, or taken back. It is longer than the agent's own
+// limits, 30 minutes for a refresh and 20 for its rollback, with a power-off and a start.
 const moveLimit = 75 * time.Minute
 
 // rolloutFleet is a rollout.Fleet of the VMs of a host.
@@ -51,7 +52,8 @@ func (f rolloutFleet) Look(ctx context.Context, name string) (rollout.Sight, err
 
 // seen is a VM as a rollout to a target sees it.
 func seen(found *vm.VM, target vm.Target) rollout.Sight {
-	sight := rollout.Sight{Condition: rollout.Behind, Off: found.State != hypervisor.Running && found.State != hypervisor.Paused}
+	sight := rollout.Sight{Condition: rollout.Behind,
+		Off: found.State != hypervisor.Running && found.State != hypervisor.Paused}
 	defined := found.Spec.Target().Equal(target)
 	follows := sight.Off || found.Stack.Same(found.Configured) || found.AwaitsPowerCycle
 	var moved *vm.Moved
@@ -72,7 +74,8 @@ func seen(found *vm.VM, target vm.Target) rollout.Sight {
 			sight.Why = found.NoAnswer.Error()
 		}
 	case sight.Off && moved != nil && !moved.Off:
-		sight.Condition, sight.Why = rollout.Silent, "it is off, and ran when it got the release; start it, or take it out of the rollout"
+		sight.Condition, sight.Why = rollout.Silent,
+			"it is off, and ran when it got the release; start it, or take it out of the rollout"
 	case !defined || !follows:
 		sight.MovedAt = time.Time{}
 	case moved != nil:
@@ -120,9 +123,10 @@ func (a *afterMove) Error() string {
 }
 func (a *afterMove) Unwrap() error { return a.cause }
 
-// moveAndDefine moves a VM within the limit, at whose end the error matches rollout.ErrSilent. If something fails after the guest has taken the
-// target on, it is tried once more, which refreshes nothing; then the error is an *afterMove.
-func (f rolloutFleet) moveAndDefine(ctx context.Context, name string, to vm.Target, back bool) (*vm.VM, *agentapi.Report, error) {
+// moveAndDefine moves a VM within the limit, at whose end the error matches rollout.ErrSilent. If something fails after
+// the guest has taken the target on, it is tried once more, which refreshes nothing; then the error is an *afterMove.
+func (f rolloutFleet) moveAndDefine(ctx context.Context, name string, to vm.Target,
+	back bool) (*vm.VM, *agentapi.Report, error) {
 	limit := cmp.Or(f.limit, moveLimit)
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -141,7 +145,8 @@ func (f rolloutFleet) moveAndDefine(ctx context.Context, name string, to vm.Targ
 		}
 	}
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: its move has not ended within %s, and may go on by itself: %w", rollout.ErrSilent, limit, err)
+		err = fmt.Errorf("%w: its move has not ended within %s, and may go on by itself: %w",
+			rollout.ErrSilent, limit, err)
 	}
 	return moved, report, err
 }

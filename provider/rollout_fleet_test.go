@@ -29,7 +29,8 @@ func (o *oneVM) Read(context.Context, string) (*vm.VM, error) {
 	return &found, nil
 }
 
-func (o *oneVM) Move(ctx context.Context, _ string, _ vm.Target, _ bool, _ vm.Progress) (*vm.VM, *agentapi.Report, error) {
+func (o *oneVM) Move(ctx context.Context, _ string, _ vm.Target, _ bool,
+	_ vm.Progress) (*vm.VM, *agentapi.Report, error) {
 	o.moves++
 	err := o.move(ctx, &o.found)
 	return &o.found, nil, err
@@ -40,8 +41,9 @@ var oldBase, newBase = tree.Sum([]byte("old")), tree.Sum([]byte("new"))
 // running is a VM of rollouts that runs a base and has another one in its definition.
 func running(runs, defined tree.Digest) vm.VM {
 	return vm.VM{
-		State: hypervisor.Running, Answered: true, Spec: vm.Spec{Name: "web", Base: defined}, Rollout: &vm.Participation{},
-		Stack: release.Stack{Base: runs}, Configured: release.Stack{Base: defined},
+		State: hypervisor.Running, Answered: true, Spec: vm.Spec{Name: "web", Base: defined},
+		Rollout: &vm.Participation{},
+		Stack:   release.Stack{Base: runs}, Configured: release.Stack{Base: defined},
 	}
 }
 
@@ -61,7 +63,8 @@ func TestAMoveThatDoesNotEndHasALimit(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := provider.RolloutFleet(one, vm.Target{Base: newBase}, time.Hour).Move(ctx, "web"); errors.Is(err, rollout.ErrSilent) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := provider.RolloutFleet(one, vm.Target{Base: newBase}, time.Hour).Move(ctx, "web"); errors.Is(err,
+		rollout.ErrSilent) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the rollout itself was cut off: %v", err)
 	}
 }
@@ -90,7 +93,8 @@ func TestAMoveThatFailsAfterTheGuestHasCommitted(t *testing.T) {
 			return broken
 		}
 		report, err := provider.RolloutFleet(one, vm.Target{Base: newBase}, 0).Move(t.Context(), "web")
-		if (err != nil) != (c.fails != "") || err != nil && (!errors.Is(err, broken) || !strings.Contains(err.Error(), c.fails)) {
+		if (err != nil) != (c.fails != "") ||
+			err != nil && (!errors.Is(err, broken) || !strings.Contains(err.Error(), c.fails)) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if one.moves != c.moves || !strings.Contains(report.Note, c.notes) || report.Off {
@@ -107,23 +111,34 @@ func TestWhatARolloutSeesOfAVM(t *testing.T) {
 		movedAt time.Time
 		off     bool
 	}{
-		"moved":                          {func(*vm.VM) {}, rollout.Moved, at, false},
-		"silent since it was moved":      {func(found *vm.VM) { found.Answered = false }, rollout.Silent, at, false},
-		"paused since it was moved":      {func(found *vm.VM) { found.State = hypervisor.Paused }, rollout.Silent, at, false},
-		"silent, moved to another one":   {func(found *vm.VM) { found.Answered, found.Spec.Base = false, oldBase }, rollout.Silent, time.Time{}, false},
-		"off since it was moved":         {func(found *vm.VM) { found.State = hypervisor.Off }, rollout.Silent, at, true},
-		"crashed since it was moved":     {func(found *vm.VM) { found.State = hypervisor.Crashed }, rollout.Silent, at, true},
-		"moved while it was off":         {func(found *vm.VM) { found.State, found.Rollout.Moved.Off = hypervisor.Off, true }, rollout.Moved, at, true},
-		"it has fallen back":             {func(found *vm.VM) { found.Stack.Base = oldBase }, rollout.Behind, time.Time{}, false},
-		"passed":                         {func(found *vm.VM) { found.Rollout.Moved = nil }, rollout.Current, time.Time{}, false},
-		"it takes no part":               {func(found *vm.VM) { found.Rollout = nil }, rollout.Apart, time.Time{}, false},
+		"moved":                     {func(*vm.VM) {}, rollout.Moved, at, false},
+		"silent since it was moved": {func(found *vm.VM) { found.Answered = false }, rollout.Silent, at, false},
+		"paused since it was moved": {func(found *vm.VM) { found.State = hypervisor.Paused },
+			rollout.Silent, at, false},
+		"silent, moved to another one": {func(found *vm.VM) { found.Answered, found.Spec.Base = false, oldBase },
+			rollout.Silent, time.Time{}, false},
+		"off since it was moved": {func(found *vm.VM) { found.State = hypervisor.Off },
+			rollout.Silent, at, true},
+		"crashed since it was moved": {func(found *vm.VM) { found.State = hypervisor.Crashed },
+			rollout.Silent, at, true},
+		"moved while it was off": {func(found *vm.VM) {
+			found.State, found.Rollout.Moved.Off = hypervisor.Off,
+				true
+		}, rollout.Moved, at, true},
+		"it has fallen back": {func(found *vm.VM) { found.Stack.Base = oldBase },
+			rollout.Behind, time.Time{}, false},
+		"passed": {func(found *vm.VM) { found.Rollout.Moved = nil },
+			rollout.Current, time.Time{}, false},
+		"it takes no part": {func(found *vm.VM) { found.Rollout = nil },
+			rollout.Apart, time.Time{}, false},
 		"off, and another one is judged": {func(found *vm.VM) { found.State, found.Spec.Base = hypervisor.Off, oldBase }, rollout.Behind, time.Time{}, true},
 	} {
 		one := &oneVM{found: running(newBase, newBase)}
 		one.found.Rollout.Moved = &vm.Moved{From: vm.Target{Base: oldBase}, At: at}
 		c.change(&one.found)
 		sight, err := provider.RolloutFleet(one, vm.Target{Base: newBase}, 0).Look(t.Context(), "web")
-		if err != nil || sight.Condition != c.want || !sight.MovedAt.Equal(c.movedAt) || sight.Off != c.off || (sight.Why != "") != (c.want == rollout.Silent) {
+		if err != nil || sight.Condition != c.want || !sight.MovedAt.Equal(c.movedAt) || sight.Off != c.off ||
+			(sight.Why != "") != (c.want == rollout.Silent) {
 			t.Errorf("%s: %+v, %v", name, sight, err)
 		}
 	}

@@ -126,37 +126,43 @@ func rolloutAttributes(ctx context.Context) map[string]schema.Attribute {
 		"components": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "Ids of the component releases that the VMs get, as in `sharedos_vm`. Without them, the VMs lose those that they have.",
-			Validators:          []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isRelease)},
+			Validators: []validator.List{listvalidator.UniqueValues(),
+				listvalidator.ValueStringsAre(isRelease)},
 		},
 		"on_demand": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "Ids of component releases that the VMs attach by themselves, as in `sharedos_vm`.",
 			Validators: []validator.List{
-				listvalidator.UniqueValues(), listvalidator.SizeAtMost(release.MaxOnDemand), listvalidator.ValueStringsAre(isRelease),
+				listvalidator.UniqueValues(), listvalidator.SizeAtMost(release.MaxOnDemand),
+				listvalidator.ValueStringsAre(isRelease),
 			},
 		},
 		"prefer": schema.MapAttribute{
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "Which component a path is of, where several have different content, as in `sharedos_vm`.",
-			Validators:          []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences), mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
+			Validators: []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences),
+				mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
 		},
 		"vms": schema.ListAttribute{
 			Required: true, ElementType: types.StringType,
-			MarkdownDescription: "Names of the VMs, in the order in which they get the release: the first ones are the canaries. Each of them says " +
-				"`refresh = { by = \"rollout\" }`. Refer to them, as in `[for vm in sharedos_vm.web : vm.name]`, so that new VMs are created first.",
+			MarkdownDescription: "Names of the VMs, in the order in which they get the release: the first ones are " +
+				"the canaries. Each of them says `refresh = { by = \"rollout\" }`. Refer to them, as in `[for vm in " +
+				"sharedos_vm.web : vm.name]`, so that new VMs are created first.",
 			Validators: []validator.List{listvalidator.UniqueValues(), listvalidator.ValueStringsAre(isName)},
 		},
 		"waves": schema.ListAttribute{
 			Optional: true, Computed: true, ElementType: types.StringType,
 			Default: listdefault.StaticValue(texts("1", "10%", "50%", "100%")),
-			MarkdownDescription: "How many VMs have the release once each wave is done: a number, or a share of them, which is rounded up. A size counts " +
-				"the waves before it, too. VMs that no size reaches are the last wave. Default: `[\"1\", \"10%\", \"50%\", \"100%\"]`.",
+			MarkdownDescription: "How many VMs have the release once each wave is done: a number, or a share of " +
+				"them, which is rounded up. A size counts the waves before it, too. VMs that no size reaches are the " +
+				"last wave. Default: `[\"1\", \"10%\", \"50%\", \"100%\"]`.",
 			Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isWave)},
 		},
 		"max_unavailable": schema.Int64Attribute{
 			Optional: true, Computed: true, Default: int64default.StaticInt64(1),
 			MarkdownDescription: "How many VMs may be away at a time: those that are being moved, and those that do not answer. However large it is, " +
-				fmt.Sprintf("at most %d VMs are moved at a time by all rollouts of one provider. Default: `1`.", movedAtOnce),
+				fmt.Sprintf("at most %d VMs are moved at a time by all rollouts of one provider. Default: `1`.",
+					movedAtOnce),
 			Validators: []validator.Int64{int64validator.AtLeast(1)},
 		},
 		"max_failures": schema.Int64Attribute{
@@ -172,9 +178,10 @@ func rolloutAttributes(ctx context.Context) map[string]schema.Attribute {
 		},
 		"on_failure": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(onFailureHalt),
-			MarkdownDescription: "What is done with the VMs that have the new release when the rollout stops, because more VMs of a wave failed than " +
-				"`max_failures`. `halt`: they keep it. `take_back`: those of the wave get back what they ran before. `take_back_all`: those of " +
-				"all waves do. VMs that failed get it back in any case, unless they do not answer. Default: `halt`.",
+			MarkdownDescription: "What is done with the VMs that have the new release when the rollout stops, " +
+				"because more VMs of a wave failed than `max_failures`. `halt`: they keep it. `take_back`: those of " +
+				"the wave get back what they ran before. `take_back_all`: those of all waves do. VMs that failed get " +
+				"it back in any case, unless they do not answer. Default: `halt`.",
 			Validators: []validator.String{oneOf(onFailureHalt, onFailureTakeBack, onFailureTakeBackAll)},
 		},
 		"impact": schema.ListNestedAttribute{
@@ -185,11 +192,13 @@ func rolloutAttributes(ctx context.Context) map[string]schema.Attribute {
 					Computed:            true,
 					MarkdownDescription: "The VMs of the wave, by their names.",
 					NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-						"level": computedText("Largest impact on the VM: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`; null if it is not known."),
+						"level": computedText(
+							"Largest impact on the VM: `none`, `reload`, `restart`, `soft_reboot`, `kexec` or `reboot`; null if it is not known."),
 						"units": schema.MapAttribute{Computed: true, ElementType: types.StringType,
 							MarkdownDescription: "Impact on each affected unit, by the names of the units."},
 						"reasons": computedTexts("Why restarting units is not enough."),
-						"note":    computedText("What else is to be known, such as that the VM does not answer; null if there is nothing."),
+						"note": computedText(
+							"What else is to be known, such as that the VM does not answer; null if there is nothing."),
 					}},
 				},
 			}},
@@ -209,15 +218,18 @@ func rolloutAttributes(ctx context.Context) map[string]schema.Attribute {
 			MarkdownDescription: "What became of each VM in the last rollout, by their names.",
 			NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 				"wave": computedNumber("Wave of the VM, from 1."),
-				"state": computedText("`updated`: the rollout gave it the release. `current`: it had it. `failed`: it was to get it, and has what it ran " +
-					"before. `taken_back`: it had it, and others failed. `skipped`: it cannot get it while it runs. `silent`: its agent does not " +
-					"answer. `missing`: there is no such VM. `waiting`: its turn did not come."),
+				"state": computedText(
+					"`updated`: the rollout gave it the release. `current`: it had it. `failed`: it was to get it, and has what it ran " +
+						"before. `taken_back`: it had it, and others failed. `skipped`: it cannot get it while it runs. `silent`: its agent does not " +
+						"answer. `missing`: there is no such VM. `waiting`: its turn did not come."),
 				"why": computedText("Why; null if there is nothing to explain."),
 				"failed_checks": schema.MapAttribute{Computed: true, ElementType: types.StringType,
 					MarkdownDescription: "Health checks that failed after the VM was moved, with what was logged last."},
-				"seconds": schema.Float64Attribute{Computed: true, MarkdownDescription: "How long it took to move the VM, in seconds; 0 if it was not moved."},
-				"interruption_ms": schema.Float64Attribute{Computed: true, MarkdownDescription: "How long a service of the VM was away at most, in milliseconds. " +
-					"If the whole VM was started again, this is how long the move took."},
+				"seconds": schema.Float64Attribute{Computed: true,
+					MarkdownDescription: "How long it took to move the VM, in seconds; 0 if it was not moved."},
+				"interruption_ms": schema.Float64Attribute{Computed: true,
+					MarkdownDescription: "How long a service of the VM was away at most, in milliseconds. " +
+						"If the whole VM was started again, this is how long the move took."},
 			}},
 		},
 		"complete": computedBool("Whether each VM has the release."),
@@ -284,11 +296,13 @@ func (m *rolloutModel) title() string { return "release " + m.Base.ValueString()
 
 // forget makes unknown what the next apply finds out.
 func (m *rolloutModel) forget() {
-	m.Progress, m.Results, m.Complete = types.ListUnknown(waveProgressType), types.MapUnknown(vmResultType), types.BoolUnknown()
+	m.Progress, m.Results, m.Complete = types.ListUnknown(waveProgressType),
+		types.MapUnknown(vmResultType), types.BoolUnknown()
 }
 
 // fromOutcome records what became of the VMs.
-func (m *rolloutModel) fromOutcome(ctx context.Context, waves [][]string, outcome rollout.Outcome) (diags diag.Diagnostics) {
+func (m *rolloutModel) fromOutcome(ctx context.Context, waves [][]string,
+	outcome rollout.Outcome) (diags diag.Diagnostics) {
 	progress := make([]waveProgressModel, len(waves))
 	results := map[string]vmResultModel{}
 	for i, wave := range waves {
@@ -306,8 +320,9 @@ func (m *rolloutModel) fromOutcome(ctx context.Context, waves [][]string, outcom
 				at.Failed++
 			}
 			result := vmResultModel{
-				Wave: int64(one.Wave), State: string(one.State), Why: optionalText(one.Why), FailedChecks: map[string]string{},
-				Seconds: round(one.Took.Seconds()), InterruptionMS: round(one.Away.Seconds() * 1000),
+				Wave: int64(one.Wave), State: string(one.State), Why: optionalText(one.Why),
+				FailedChecks: map[string]string{},
+				Seconds:      round(one.Took.Seconds()), InterruptionMS: round(one.Away.Seconds() * 1000),
 			}
 			for _, check := range one.Failed {
 				if check.Check != "" {
@@ -319,7 +334,8 @@ func (m *rolloutModel) fromOutcome(ctx context.Context, waves [][]string, outcom
 		switch {
 		case at.Updated == at.VMs:
 			at.State = "done"
-		case !slices.ContainsFunc(wave, func(name string) bool { return outcome[name] != nil && outcome[name].State != rollout.Waits }):
+		case !slices.ContainsFunc(wave,
+			func(name string) bool { return outcome[name] != nil && outcome[name].State != rollout.Waits }):
 			at.State = "waiting"
 		default:
 			at.State = "incomplete"

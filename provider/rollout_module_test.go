@@ -34,13 +34,15 @@ func TestTheFleetModuleIsPatchedInWaves(t *testing.T) {
 	run("apply", "-auto-approve", "-no-color", "-var=additional_suites=[]")
 	before := bases(t, world, "shop-a", "shop-b", "shop-c")
 	world.ForgetCalls()
-	if said := run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "0 added, 3 changed, 0 destroyed") { // base, component, rollout
+	if said := run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+		"0 added, 3 changed, 0 destroyed") { // base, component, rollout
 		t.Errorf("the patch:\n%s", said)
 	}
 	if got := moves(world); !slices.Equal(got, []string{"Move shop-c", "Move shop-a", "Move shop-b"}) {
 		t.Errorf("moves: %v", got)
 	}
-	if now := bases(t, world, "shop-a", "shop-b", "shop-c"); now[0] == before[0] || now[0] != now[1] || now[1] != now[2] {
+	if now := bases(t, world, "shop-a", "shop-b", "shop-c"); now[0] == before[0] ||
+		now[0] != now[1] || now[1] != now[2] {
 		t.Errorf("the VMs run %v", now)
 	}
 	if said := run("plan", "-detailed-exitcode", "-no-color"); !strings.Contains(said, "No changes") {

@@ -28,7 +28,8 @@ type rolloutNote struct {
 }
 
 // ModifyPlan plans the waves, and asks the agents what the rollout would interrupt.
-func (r *rolloutResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+func (r *rolloutResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest,
+	resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() {
 		return
 	}
@@ -57,7 +58,8 @@ func (r *rolloutResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 	which := plan.Base.ValueString() + plan.VMs.String()
 	if twice := r.connection.planRollout(which, texts(ctx, plan.VMs, &resp.Diagnostics)); len(twice) > 0 {
 		resp.Diagnostics.Append(failedAt(path.Root("vms"), failure{do: "plan", object: "the rollout of " + plan.title(),
-			err: fmt.Errorf("another rollout of this configuration moves %s, too", strings.Join(twice[:min(len(twice), 20)], ", ")), next: "Name each VM in one rollout."})...)
+			err: fmt.Errorf("another rollout of this configuration moves %s, too",
+				strings.Join(twice[:min(len(twice), 20)], ", ")), next: "Name each VM in one rollout."})...)
 		return
 	}
 	notes, key := r.connection.notes(), r.connection.noteKey("rollout "+which)
@@ -83,7 +85,8 @@ func (r *rolloutResource) ModifyPlan(ctx context.Context, req resource.ModifyPla
 		resp.Diagnostics.Append(diags...)
 	}
 	if !changed && !note.Work {
-		plan.Impact, plan.Progress, plan.Results, plan.Complete = state.Impact, state.Progress, state.Results, state.Complete
+		plan.Impact, plan.Progress, plan.Results, plan.Complete = state.Impact, state.Progress,
+			state.Results, state.Complete
 	} else {
 		plan.forget()
 		resp.Diagnostics.Append(plan.setImpact(ctx, note.Waves)...)
@@ -110,8 +113,8 @@ type foretoldVM struct {
 	err     error
 }
 
-// foretell looks at the VMs and assesses what moving them interrupts. It returns nil if the host is not known yet. It fails if a VM
-// allows less than it would have interrupted.
+// foretell looks at the VMs and assesses what moving them interrupts. It returns nil if the host is
+// not known yet. It fails if a VM allows less than it would have interrupted.
 func (r *rolloutResource) foretell(ctx context.Context, plan *rolloutModel) (*rolloutNote, diag.Diagnostics) {
 	target, diags := plan.target(ctx)
 	waves, d := plan.waves(ctx)
@@ -147,7 +150,8 @@ func (r *rolloutResource) foretell(ctx context.Context, plan *rolloutModel) (*ro
 					err: fmt.Errorf("look at %s: %w", vmName(name), one.err)})...)
 			}
 			model.VMs[name], told[name] = one.model, one
-			note.Work = note.Work || one.sight.Condition == rollout.Moved || one.sight.Condition == rollout.Behind && !one.skipped
+			note.Work = note.Work || one.sight.Condition == rollout.Moved ||
+				one.sight.Condition == rollout.Behind && !one.skipped
 		}
 		note.Waves = append(note.Waves, model)
 	}
@@ -155,7 +159,8 @@ func (r *rolloutResource) foretell(ctx context.Context, plan *rolloutModel) (*ro
 }
 
 // foretellVM looks at a VM, and has it assess the change.
-func (r *rolloutResource) foretellVM(ctx context.Context, vms vm.Interface, name string, target vm.Target) (told foretoldVM) {
+func (r *rolloutResource) foretellVM(ctx context.Context, vms vm.Interface, name string,
+	target vm.Target) (told foretoldVM) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	found, err := r.connection.lately(ctx, vms, name)
@@ -181,7 +186,8 @@ func (r *rolloutResource) foretellVM(ctx context.Context, vms vm.Interface, name
 		told.policy = found.Rollout.Policy
 	}
 	if planned, ok := r.connection.plannedSpec(name); ok {
-		if told.policy = planned.Refresh; found.Rollout == nil && planned.Refresh.ByRollout { // it takes part by the time of the rollout
+		if told.policy = planned.Refresh; found.Rollout == nil &&
+			planned.Refresh.ByRollout { // it takes part by the time of the rollout
 			part := *found
 			part.Rollout = &vm.Participation{Policy: planned.Refresh}
 			told.sight = seen(&part, target)
@@ -254,18 +260,22 @@ func (m *rolloutModel) problems(waves [][]string, told map[string]foretoldVM) (d
 			}
 			switch {
 			case one.impact.GetLevel() > allowed:
-				large = append(large, fmt.Sprintf("%s: the impact is %s, and its refresh.max_impact allows %s:%s", vmName(name),
-					levelName(one.impact.GetLevel()), levelName(allowed), because(one.impact)))
+				large = append(large,
+					fmt.Sprintf("%s: the impact is %s, and its refresh.max_impact allows %s:%s", vmName(name),
+						levelName(one.impact.GetLevel()), levelName(allowed), because(one.impact)))
 			case one.sight.Condition == rollout.Apart:
 				apart = append(apart, vmName(name))
 			case one.sight.Condition == rollout.Silent || one.skipped:
-				left = append(left, vmName(name)+":"+strings.TrimSuffix(plain.Guest(*one.model.Note), "\n")) // a guest may have said a part of it
+				left = append(left, vmName(name)+":"+
+					strings.TrimSuffix(plain.Guest(*one.model.Note), "\n")) // a guest may have said a part of it
 			}
 		}
 	}
 	if len(large) > 0 {
-		diags.Append(failedAt(path.Root("base"), failure{do: "roll out", object: m.title(), err: errors.New(fewLines(large)),
-			next: "Nothing was changed. Raise refresh.max_impact of these VMs, or set their refresh.strategy to \"" + vm.NextBoot + "\" to have the release take effect at their next start."})...)
+		diags.Append(failedAt(path.Root("base"),
+			failure{do: "roll out", object: m.title(), err: errors.New(fewLines(large)),
+				next: "Nothing was changed. Raise refresh.max_impact of these VMs, or set their refresh.strategy to \"" +
+					vm.NextBoot + "\" to have the release take effect at their next start."})...)
 	}
 	if len(refused) > 0 {
 		diags.Append(failedAt(path.Root("vms"), failure{do: "roll out", object: m.title(),

@@ -34,16 +34,18 @@ func (r *rolloutResource) Metadata(_ context.Context, req resource.MetadataReque
 // Schema implements resource.Resource.
 func (r *rolloutResource) Schema(ctx context.Context, _ resource.SchemaRequest, resp *resource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "Brings a release to many VMs in waves, the canaries first, and stops by itself when VMs do not stay healthy. What is done is " +
-			"read from the VMs: an apply that was cut off, or a rollout that stopped, goes on where it was, and another release starts again at the " +
-			"canaries. Without a resource of this type, each VM is moved by its own resource, all of them at once.\n\n" +
-			"Destroying a rollout changes no VM.",
+		MarkdownDescription: "Brings a release to many VMs in waves, the canaries first, and stops by itself when " +
+			"VMs do not stay healthy. What is done is read from the VMs: an apply that was cut off, or a rollout " +
+			"that stopped, goes on where it was, and another release starts again at the canaries. Without a " +
+			"resource of this type, each VM is moved by its own resource, all of them at once.\n\nDestroying a " +
+			"rollout changes no VM.",
 		Attributes: rolloutAttributes(ctx),
 	}
 }
 
 // ValidateConfig implements resource.ResourceWithValidateConfig.
-func (r *rolloutResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+func (r *rolloutResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest,
+	resp *resource.ValidateConfigResponse) {
 	var config rolloutModel
 	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
 	known, err := fullyKnown(ctx, &config, map[string]bool{"waves": true})
@@ -51,8 +53,9 @@ func (r *rolloutResource) ValidateConfig(ctx context.Context, req resource.Valid
 		return
 	}
 	if err := rollout.CheckWaves(texts(ctx, config.Waves, &resp.Diagnostics)); err != nil {
-		resp.Diagnostics.Append(failedAt(path.Root("waves"), failure{do: "use", object: "the waves of the rollout", err: err,
-			next: `Give sizes that grow, such as ["1", "10%", "50%", "100%"].`})...)
+		resp.Diagnostics.Append(failedAt(path.Root("waves"),
+			failure{do: "use", object: "the waves of the rollout", err: err,
+				next: `Give sizes that grow, such as ["1", "10%", "50%", "100%"].`})...)
 	}
 }
 
@@ -109,7 +112,8 @@ func asWarnings(diags diag.Diagnostics) (warnings diag.Diagnostics) {
 }
 
 // run rolls out, and completes the plan with what became of the VMs.
-func (r *rolloutResource) run(ctx context.Context, plan *rolloutModel, limit time.Duration, timeout string) diag.Diagnostics {
+func (r *rolloutResource) run(ctx context.Context, plan *rolloutModel, limit time.Duration,
+	timeout string) diag.Diagnostics {
 	fail := failure{do: "roll out", object: plan.title(), timeout: timeout}
 	target, diags := plan.target(ctx)
 	waves, d := plan.waves(ctx)
@@ -126,9 +130,12 @@ func (r *rolloutResource) run(ctx context.Context, plan *rolloutModel, limit tim
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	work := &rollout.Rollout{
-		Fleet: rolloutFleet{vms: backend.VMs(), target: target, tell: func(name, step string) { newProgress(ctx, vmName(name)).step(step) }},
-		Clock: wallClock{}, Waves: waves, MaxUnavailable: int(plan.MaxUnavailable.ValueInt64()), MaxFailures: int(plan.MaxFailures.ValueInt64()),
-		Soak: duration(plan.Soak), OnFailure: onFailures[plan.OnFailure.ValueString()], Slots: r.connection.rolloutSlots(), Tell: progress.step,
+		Fleet: rolloutFleet{vms: backend.VMs(), target: target,
+			tell: func(name, step string) { newProgress(ctx, vmName(name)).step(step) }},
+		Clock: wallClock{}, Waves: waves, MaxUnavailable: int(plan.MaxUnavailable.ValueInt64()),
+		MaxFailures: int(plan.MaxFailures.ValueInt64()),
+		Soak:        duration(plan.Soak), OnFailure: onFailures[plan.OnFailure.ValueString()],
+		Slots: r.connection.rolloutSlots(), Tell: progress.step,
 	}
 	outcome, err := work.Run(bounded)
 	diags.Append(plan.fromOutcome(ctx, waves, outcome)...)
@@ -202,11 +209,13 @@ func leftBehind(waves [][]string, outcome rollout.Outcome, allowed int64) (diags
 		lines = append(lines, byState[state]...)
 	}
 	if len(lines) > 0 {
-		diags.AddAttributeWarning(path.Root("results"), fmt.Sprintf("%d VMs do not have the release", len(lines)), fewLines(lines)+
-			"\n\nA later apply moves those that answer and exist by then. Take VMs that are gone out of vms.")
+		diags.AddAttributeWarning(path.Root("results"),
+			fmt.Sprintf("%d VMs do not have the release", len(lines)), fewLines(lines)+
+				"\n\nA later apply moves those that answer and exist by then. Take VMs that are gone out of vms.")
 	}
 	if len(notes) > 0 {
-		diags.AddAttributeWarning(path.Root("results"), "Something is left to do in VMs that have the release", fewLines(notes))
+		diags.AddAttributeWarning(path.Root("results"),
+			"Something is left to do in VMs that have the release", fewLines(notes))
 	}
 	return diags
 }
@@ -267,6 +276,7 @@ func whereItStands(halted *rollout.Halted, waves [][]string, outcome rollout.Out
 			}
 		}
 	}
-	return fmt.Sprintf("%d VMs have what they ran before again, unless it says otherwise above, %d were never touched, and %d have the new release. "+
-		rolloutNext, back, untouched, len(halted.Kept))
+	return fmt.Sprintf(
+		"%d VMs have what they ran before again, unless it says otherwise above, %d were never touched, and %d have the new release. "+
+			rolloutNext, back, untouched, len(halted.Kept))
 }

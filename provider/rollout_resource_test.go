@@ -81,7 +81,8 @@ func TestARolloutReachesItsVMsInWaves(t *testing.T) {
 		all := map[string]knownvalue.Check{}
 		for i, name := range []string{"a", "b", "c"} {
 			all[name] = knownvalue.ObjectPartial(map[string]knownvalue.Check{
-				"state": knownvalue.StringExact(want), "wave": knownvalue.Int64Exact(int64(min(i, 1) + 1)), "why": knownvalue.Null(),
+				"state": knownvalue.StringExact(want), "wave": knownvalue.Int64Exact(int64(min(i, 1) + 1)),
+				"why": knownvalue.Null(),
 			})
 		}
 		return knownvalue.MapExact(all)
@@ -89,10 +90,12 @@ func TestARolloutReachesItsVMsInWaves(t *testing.T) {
 	first := attribute("impact").AtSliceIndex(0).AtMapKey("vms").AtMapKey("a")
 	check(t, world,
 		resource.TestStep{
-			Config:           config,
-			ConfigPlanChecks: plans(action(rolloutAddress, plancheck.ResourceActionCreate), plancheck.ExpectUnknownValue(rolloutAddress, attribute("results"))),
+			Config: config,
+			ConfigPlanChecks: plans(action(rolloutAddress, plancheck.ResourceActionCreate),
+				plancheck.ExpectUnknownValue(rolloutAddress, attribute("results"))),
 			ConfigStateChecks: []statecheck.StateCheck{
-				value(rolloutAddress, attribute("results"), states("current")), value(rolloutAddress, attribute("complete"), knownvalue.Bool(true)),
+				value(rolloutAddress, attribute("results"), states("current")),
+				value(rolloutAddress, attribute("complete"), knownvalue.Bool(true)),
 			},
 		},
 		resource.TestStep{
@@ -101,16 +104,23 @@ func TestARolloutReachesItsVMsInWaves(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(rolloutAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(rolloutAddress, first.AtMapKey("level"), knownvalue.StringExact("restart")),
-				plancheck.ExpectKnownValue(rolloutAddress, first.AtMapKey("units"), knownvalue.MapExact(map[string]knownvalue.Check{"nginx.service": knownvalue.StringExact("restart")})),
-				plancheck.ExpectKnownValue(rolloutAddress, attribute("impact").AtSliceIndex(1).AtMapKey("vms"), knownvalue.MapSizeExact(2)),
+				plancheck.ExpectKnownValue(rolloutAddress, first.AtMapKey("units"),
+					knownvalue.MapExact(
+						map[string]knownvalue.Check{"nginx.service": knownvalue.StringExact("restart")})),
+				plancheck.ExpectKnownValue(rolloutAddress, attribute("impact").AtSliceIndex(1).AtMapKey("vms"),
+					knownvalue.MapSizeExact(2)),
 				plancheck.ExpectUnknownValue(rolloutAddress, attribute("complete")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
-				value(rolloutAddress, attribute("results"), states("updated")), value(rolloutAddress, attribute("complete"), knownvalue.Bool(true)),
-				value(rolloutAddress, attribute("progress").AtSliceIndex(1), knownvalue.ObjectExact(map[string]knownvalue.Check{
-					"vms": knownvalue.Int64Exact(2), "updated": knownvalue.Int64Exact(2), "failed": knownvalue.Int64Exact(0), "state": knownvalue.StringExact("done"),
-				})),
-				value(rolloutAddress, attribute("results").AtMapKey("a").AtMapKey("interruption_ms"), knownvalue.Float64Exact(12.5)),
+				value(rolloutAddress, attribute("results"), states("updated")),
+				value(rolloutAddress, attribute("complete"), knownvalue.Bool(true)),
+				value(rolloutAddress, attribute("progress").AtSliceIndex(1),
+					knownvalue.ObjectExact(map[string]knownvalue.Check{
+						"vms": knownvalue.Int64Exact(2), "updated": knownvalue.Int64Exact(2),
+						"failed": knownvalue.Int64Exact(0), "state": knownvalue.StringExact("done"),
+					})),
+				value(rolloutAddress, attribute("results").AtMapKey("a").AtMapKey("interruption_ms"),
+					knownvalue.Float64Exact(12.5)),
 			},
 		},
 		resource.TestStep{
@@ -144,7 +154,8 @@ func TestARolloutStopsAtABrokenCanaryAndGoesOnWhenMended(t *testing.T) {
 		return nil
 	})
 	said := fails(s)
-	for _, want := range []string{"Unable to roll out release sha256:", `VM "a"`, "a health check fails:", "guest| web: ", "bind() to 0.0.0.0:80 failed", "wave 1 of 2",
+	for _, want := range []string{"Unable to roll out release sha256:", `VM "a"`, "a health check fails:",
+		"guest| web: ", "bind() to 0.0.0.0:80 failed", "wave 1 of 2",
 		"2 were never touched", "starts again at the first wave"} {
 		if !strings.Contains(unwrapped(said), want) {
 			t.Errorf("it does not say %q:\n%s", want, said)
@@ -231,11 +242,13 @@ func TestARolloutAmongVMsThatChange(t *testing.T) {
 		t.Errorf("it does not tell of the silent one:\n%s", said)
 	}
 	results := s.rollout()
-	if len(results) != 3 || results["a"].State != "updated" || results["b"].State != "silent" || results["d"].State != "current" {
+	if len(results) != 3 || results["a"].State != "updated" || results["b"].State != "silent" ||
+		results["d"].State != "current" {
 		t.Errorf("state: %+v", results)
 	}
 	// One that does not answer is no reason for a plan.
-	if said = s.run("plan", "-no-color"); !strings.Contains(said, "No changes") || !strings.Contains(said, "cannot be moved") {
+	if said = s.run("plan", "-no-color"); !strings.Contains(said, "No changes") ||
+		!strings.Contains(said, "cannot be moved") {
 		t.Errorf("the plan with a silent VM:\n%s", said)
 	}
 	must(t, world.Domains.PowerOff(t.Context(), "b"))
@@ -304,7 +317,8 @@ func TestAVMOfARolloutKeepsItsStack(t *testing.T) {
 	s.run("apply", "-auto-approve")
 	before := bases(t, world, "web")
 	own.set("2")()
-	if said := s.run("plan", "-no-color"); strings.Contains(said, "sharedos_vm.web") && strings.Contains(said, "# sharedos_vm.web will be") {
+	if said := s.run("plan", "-no-color"); strings.Contains(said, "sharedos_vm.web") &&
+		strings.Contains(said, "# sharedos_vm.web will be") {
 		t.Errorf("a new release changes the VM:\n%s", said)
 	}
 	s.configure(own.base() + sizedBy("1GiB", "rollout"))
@@ -336,7 +350,8 @@ func TestAVMOfARolloutTakesPartAgain(t *testing.T) {
 		t.Errorf("the plan does not show it:\n%s", said)
 	}
 	s.run("apply", "-auto-approve")
-	if domain, _, err = world.VM(t.Context(), "web"); err != nil || domain.Metadata.Rollout == nil || string(domain.Metadata.Rollout.Policy) != string(had.Policy) {
+	if domain, _, err = world.VM(t.Context(), "web"); err != nil || domain.Metadata.Rollout == nil ||
+		string(domain.Metadata.Rollout.Policy) != string(had.Policy) {
 		t.Errorf("it takes part as %+v, %v", domain.Metadata.Rollout, err)
 	}
 	if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
@@ -354,18 +369,22 @@ func TestARolloutIsConsistent(t *testing.T) {
 	world := newWorld(t)
 	own := newImage(t)
 	c := newClient(t, world)
-	base := applied(t, c, "sharedos_base", c.none("sharedos_base"), values{"name": "own", "archive": values{"path": own.path}})
+	base := applied(t, c, "sharedos_base", c.none("sharedos_base"),
+		values{"name": "own", "archive": values{"path": own.path}})
 	release := stringIn(t, base.value, "release")
 	machine := applied(t, c, "sharedos_vm", c.none("sharedos_vm"), values{
 		"name": "a", "base": release, "memory": "512MiB", "disk": values{"size": "4GiB"},
-		"refresh": values{"by": "rollout", "strategy": "live", "max_impact": "restart", "settle": "0s", "policy": "restart"}, "vcpus": 1, "running": true,
+		"refresh": values{"by": "rollout", "strategy": "live", "max_impact": "restart", "settle": "0s",
+			"policy": "restart"}, "vcpus": 1, "running": true,
 		"hostname": "a", "detach_on_demand": false, "autostart": false, "deletion_protection": false,
 	})
 	_ = machine
 	config := func(release any) values {
-		return values{"base": release, "vms": []any{"a"}, "waves": []any{"1"}, "max_unavailable": 1, "max_failures": 0, "soak": "0s", "on_failure": "halt"}
+		return values{"base": release, "vms": []any{"a"}, "waves": []any{"1"}, "max_unavailable": 1, "max_failures": 0,
+			"soak": "0s", "on_failure": "halt"}
 	}
-	p, text := c.plan("sharedos_rollout", c.none("sharedos_rollout"), valueOf(t, c.typeOf("sharedos_rollout"), config(unknown{})))
+	p, text := c.plan("sharedos_rollout", c.none("sharedos_rollout"),
+		valueOf(t, c.typeOf("sharedos_rollout"), config(unknown{})))
 	if text != "" {
 		t.Fatal(text)
 	}
@@ -374,7 +393,8 @@ func TestARolloutIsConsistent(t *testing.T) {
 	}
 	for _, again := range []bool{false, true} {
 		happen := func() { guest(t, world, "a").Impact = &agentapi.Impact{Level: agentapi.Level_RELOAD} }
-		if _, text := consistent(t, world, "sharedos_rollout", c.none("sharedos_rollout"), valueOf(t, c.typeOf("sharedos_rollout"), config(release)), happen, again); text != "" {
+		if _, text := consistent(t, world, "sharedos_rollout", c.none("sharedos_rollout"),
+			valueOf(t, c.typeOf("sharedos_rollout"), config(release)), happen, again); text != "" {
 			t.Error(text)
 		}
 	}

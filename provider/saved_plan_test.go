@@ -28,8 +28,8 @@ func (s *session) startedBy(command, run, plan string) {
 	}
 }
 
-// A saved plan says itself what was planned: also on another machine, also of something new, and also if another plan was
-// made since.
+// A saved plan says itself what was planned: also on another machine, also of something new, and
+// also if another plan was made since.
 func TestASavedPlanIsAppliedAsPlannedOrNotAtAll(t *testing.T) {
 	for _, new := range []bool{true, false} {
 		t.Run(map[bool]string{true: "new", false: "changed"}[new], func(t *testing.T) {
@@ -48,8 +48,10 @@ func TestASavedPlanIsAppliedAsPlannedOrNotAtAll(t *testing.T) {
 
 			s.startedBy("apply", "2", "first")
 			said := s.fails("apply", "-no-color", "first")
-			if !says(`Unable to apply the plan of base "own"`, "this is not what the plan said", "rootfs.tar", "the source has changed since",
-				"Nothing was changed", "Plan again").MatchString(said) || strings.Contains(said, "bug in the provider") {
+			if !says(`Unable to apply the plan of base "own"`, "this is not what the plan said", "rootfs.tar",
+				"the source has changed since",
+				"Nothing was changed", "Plan again").MatchString(said) ||
+				strings.Contains(said, "bug in the provider") {
 				t.Errorf("it says:\n%s", said)
 			}
 			// After another plan, it works.
@@ -71,7 +73,8 @@ func TestNothingIsBuiltForADestroy(t *testing.T) {
 	s := newSession(t, world, own.base())
 	s.run("apply", "-auto-approve")
 	own.set("2")()
-	for command, args := range map[string][]string{"refresh": {"plan", "-refresh-only", "-no-color"}, "destroy": {"destroy", "-auto-approve", "-no-color"}} {
+	for command, args := range map[string][]string{"refresh": {"plan", "-refresh-only", "-no-color"},
+		"destroy": {"destroy", "-auto-approve", "-no-color"}} {
 		world.ForgetCalls()
 		s.startedBy(command, "1", "")
 		s.run(args...)
@@ -100,7 +103,8 @@ func TestAPlanThatBuildsNothingSaysWhatThatCosts(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	s := newSession(t, world, "provider \"sharedos\" {\n  build_at_plan = false\n}\n"+own.base()+web(""))
 	said := s.run("plan", "-no-color")
-	if !says(`This plan does not know the next release of base "own"`, "build_at_plan is false", "refresh.max_impact", "Remove build_at_plan = false").MatchString(said) ||
+	if !says(`This plan does not know the next release of base "own"`, "build_at_plan is false", "refresh.max_impact",
+		"Remove build_at_plan = false").MatchString(said) ||
 		!strings.Contains(said, "(known after apply)") {
 		t.Errorf("it says:\n%s", said)
 	}

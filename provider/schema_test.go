@@ -16,7 +16,8 @@ func schemaOf(t *testing.T, r resource.Resource) schema.Schema {
 	t.Helper()
 	var resp resource.SchemaResponse
 	r.Schema(context.Background(), resource.SchemaRequest{}, &resp)
-	if diags := resp.Schema.ValidateImplementation(context.Background()); resp.Diagnostics.HasError() || diags.HasError() {
+	if diags := resp.Schema.ValidateImplementation(context.Background()); resp.Diagnostics.HasError() ||
+		diags.HasError() {
 		t.Fatalf("%v %v", resp.Diagnostics, diags)
 	}
 	return resp.Schema
@@ -27,7 +28,8 @@ func TestEveryAttributeIsDescribed(t *testing.T) {
 	describe = func(path string, attributes map[string]schema.Attribute) {
 		for name, attribute := range attributes {
 			at := path + "." + name
-			if text := attribute.GetMarkdownDescription() + attribute.GetDescription(); text == "" || !strings.HasSuffix(strings.TrimSpace(text), ".") {
+			if text := attribute.GetMarkdownDescription() + attribute.GetDescription(); text == "" ||
+				!strings.HasSuffix(strings.TrimSpace(text), ".") {
 				t.Errorf("%s is described as %q: a sentence is wanted", at, text)
 			}
 			switch nested := attribute.(type) {

@@ -23,11 +23,12 @@ const secret = "hunter2"
 
 // secretValues are texts that hold a secret and that users have given in place of something else.
 var secretValues = map[string]string{
-	"an OpenSSH key":       "-----BEGIN OPENSSH PRIVATE KEY-----\n" + secret + "\n-----END OPENSSH PRIVATE KEY-----\n",
-	"a PKCS #8 key":        "-----BEGIN PRIVATE KEY-----\n" + secret + "\n-----END PRIVATE KEY-----\n",
-	"a key on one line":    "-----BEGIN PRIVATE KEY-----" + secret + "-----END PRIVATE KEY-----",
-	"a PuTTY key":          "PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\n" + secret + "\n",
-	"an OpenPGP key":       "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n" + secret + "\n-----END PGP PRIVATE KEY BLOCK-----\n",
+	"an OpenSSH key":    "-----BEGIN OPENSSH PRIVATE KEY-----\n" + secret + "\n-----END OPENSSH PRIVATE KEY-----\n",
+	"a PKCS #8 key":     "-----BEGIN PRIVATE KEY-----\n" + secret + "\n-----END PRIVATE KEY-----\n",
+	"a key on one line": "-----BEGIN PRIVATE KEY-----" + secret + "-----END PRIVATE KEY-----",
+	"a PuTTY key":       "PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\n" + secret + "\n",
+	"an OpenPGP key": "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n" + secret +
+		"\n-----END PGP PRIVATE KEY BLOCK-----\n",
 	"an age key":           "AGE-SECRET-KEY-1" + secret,
 	"a password in a URL":  "ftp://me:" + secret + "@example.com/x",
 	"an odd password":      "https://me:" + secret + "/x%zz@example.com/",
@@ -53,7 +54,8 @@ func refusals(ctx context.Context, validators []validator.String, at path.Path, 
 
 // eachText calls do for each attribute that is a text, however deeply it is nested, and for the elements of lists, sets
 // and maps of texts.
-func eachText(at path.Path, attributes map[string]schema.Attribute, do func(at path.Path, validators []validator.String)) {
+func eachText(at path.Path, attributes map[string]schema.Attribute,
+	do func(at path.Path, validators []validator.String)) {
 	for name, attribute := range attributes {
 		at := at.AtName(name)
 		switch a := attribute.(type) {
@@ -111,7 +113,8 @@ func TestTheServerPrintsNoSecretOfAnyError(t *testing.T) {
 		if what == "a file" || what == "a long line" || what == "an odd password" || what == "a port as a password" {
 			continue // only a rule for the attribute can know
 		}
-		response := &tfprotov6.PlanResourceChangeResponse{Diagnostics: []*tfprotov6.Diagnostic{{Summary: "open " + value, Detail: value}}}
+		response := &tfprotov6.PlanResourceChangeResponse{Diagnostics: []*tfprotov6.Diagnostic{{Summary: "open " +
+			value, Detail: value}}}
 		show(response)
 		if d := response.Diagnostics[0]; strings.Contains(d.Summary+d.Detail, secret) {
 			t.Errorf("%s: %+v", what, d)
@@ -120,7 +123,8 @@ func TestTheServerPrintsNoSecretOfAnyError(t *testing.T) {
 			t.Errorf("%s: %s", what, text)
 		}
 	}
-	response := &tfprotov6.ConfigureProviderResponse{Diagnostics: []*tfprotov6.Diagnostic{{Summary: "a\u202eb\x1b[2J", Detail: strings.Repeat("x", 1<<20)}}}
+	response := &tfprotov6.ConfigureProviderResponse{Diagnostics: []*tfprotov6.Diagnostic{{Summary: "a\u202eb\x1b[2J",
+		Detail: strings.Repeat("x", 1<<20)}}}
 	show(response)
 	if d := response.Diagnostics[0]; d.Summary != "ab[2J" || len(d.Detail) > maxDiagnostic+3 {
 		t.Errorf("%q and %d bytes", d.Summary, len(d.Detail))
@@ -138,7 +142,8 @@ func TestTheProviderBlockPrintsNoKeyInPlaceOfAPath(t *testing.T) {
 		t.Fatal("the content of a key is accepted as its path")
 	}
 	for _, d := range diags {
-		if strings.Contains(d.Summary()+d.Detail(), secret) || !strings.Contains(d.Detail(), "looks like the content of a file") {
+		if strings.Contains(d.Summary()+d.Detail(), secret) ||
+			!strings.Contains(d.Detail(), "looks like the content of a file") {
 			t.Errorf("%s\n%s", d.Summary(), d.Detail())
 		}
 	}
@@ -210,7 +215,8 @@ func TestALineEndOfAKeyIsNoDifference(t *testing.T) {
 	if diags.HasError() || len(spec.AuthorizedKeys) != 1 || spec.AuthorizedKeys[0] != key {
 		t.Errorf("%q, %v", spec.AuthorizedKeys, diags)
 	}
-	if diags := model.observe(t.Context(), found); diags.HasError() || !strings.Contains(model.SSHAuthorizedKeys.String(), `\n`) {
+	if diags := model.observe(t.Context(), found); diags.HasError() ||
+		!strings.Contains(model.SSHAuthorizedKeys.String(), `\n`) {
 		t.Errorf("%s, %v", model.SSHAuthorizedKeys, diags)
 	}
 	found.Spec.AuthorizedKeys = append(found.Spec.AuthorizedKeys, key+"2")
@@ -219,11 +225,14 @@ func TestALineEndOfAKeyIsNoDifference(t *testing.T) {
 	}
 }
 
-// The framework's validators of texts print the text. Only those are used that look at its length, or at other attributes.
+// The framework's validators of texts print the text. Only those are used that look at its length,
+// or at other attributes.
 func TestOnlyOurRulesSeeTexts(t *testing.T) {
 	allowed := []string{
-		"schemavalidator.AlsoRequiresValidator", "schemavalidator.ExactlyOneOfValidator", "schemavalidator.ConflictsWithValidator",
-		"stringvalidator.lengthBetweenValidator", "stringvalidator.lengthAtLeastValidator", "stringvalidator.lengthAtMostValidator",
+		"schemavalidator.AlsoRequiresValidator", "schemavalidator.ExactlyOneOfValidator",
+		"schemavalidator.ConflictsWithValidator",
+		"stringvalidator.lengthBetweenValidator", "stringvalidator.lengthAtLeastValidator",
+		"stringvalidator.lengthAtMostValidator",
 		"validators.timeDurationValidator", // of timeouts, which the framework defines
 	}
 	check := func(at path.Path, validators []validator.String) {

@@ -37,82 +37,99 @@ type server struct {
 }
 
 // ValidateProviderConfig implements tfprotov6.ProviderServer.
-func (s server) ValidateProviderConfig(ctx context.Context, request *tfprotov6.ValidateProviderConfigRequest) (*tfprotov6.ValidateProviderConfigResponse, error) {
+func (s server) ValidateProviderConfig(ctx context.Context,
+	request *tfprotov6.ValidateProviderConfigRequest) (*tfprotov6.ValidateProviderConfigResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ValidateProviderConfig)
 }
 
 // ConfigureProvider implements tfprotov6.ProviderServer.
-func (s server) ConfigureProvider(ctx context.Context, request *tfprotov6.ConfigureProviderRequest) (*tfprotov6.ConfigureProviderResponse, error) {
+func (s server) ConfigureProvider(ctx context.Context,
+	request *tfprotov6.ConfigureProviderRequest) (*tfprotov6.ConfigureProviderResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ConfigureProvider)
 }
 
 // ValidateResourceConfig implements tfprotov6.ResourceServer.
-func (s server) ValidateResourceConfig(ctx context.Context, request *tfprotov6.ValidateResourceConfigRequest) (*tfprotov6.ValidateResourceConfigResponse, error) {
+func (s server) ValidateResourceConfig(ctx context.Context,
+	request *tfprotov6.ValidateResourceConfigRequest) (*tfprotov6.ValidateResourceConfigResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ValidateResourceConfig)
 }
 
 // UpgradeResourceState implements tfprotov6.ResourceServer.
-func (s server) UpgradeResourceState(ctx context.Context, request *tfprotov6.UpgradeResourceStateRequest) (*tfprotov6.UpgradeResourceStateResponse, error) {
+func (s server) UpgradeResourceState(ctx context.Context,
+	request *tfprotov6.UpgradeResourceStateRequest) (*tfprotov6.UpgradeResourceStateResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.UpgradeResourceState)
 }
 
 // ReadResource implements tfprotov6.ResourceServer.
-func (s server) ReadResource(ctx context.Context, request *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
+func (s server) ReadResource(ctx context.Context,
+	request *tfprotov6.ReadResourceRequest) (*tfprotov6.ReadResourceResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ReadResource)
 }
 
 // PlanResourceChange implements tfprotov6.ResourceServer.
-func (s server) PlanResourceChange(ctx context.Context, request *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
+func (s server) PlanResourceChange(ctx context.Context,
+	request *tfprotov6.PlanResourceChangeRequest) (*tfprotov6.PlanResourceChangeResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.PlanResourceChange)
 }
 
 // ApplyResourceChange implements tfprotov6.ResourceServer.
-func (s server) ApplyResourceChange(ctx context.Context, request *tfprotov6.ApplyResourceChangeRequest) (*tfprotov6.ApplyResourceChangeResponse, error) {
+func (s server) ApplyResourceChange(ctx context.Context,
+	request *tfprotov6.ApplyResourceChangeRequest) (*tfprotov6.ApplyResourceChangeResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ApplyResourceChange)
 }
 
 // ImportResourceState implements tfprotov6.ResourceServer.
-func (s server) ImportResourceState(ctx context.Context, request *tfprotov6.ImportResourceStateRequest) (*tfprotov6.ImportResourceStateResponse, error) {
+func (s server) ImportResourceState(ctx context.Context,
+	request *tfprotov6.ImportResourceStateRequest) (*tfprotov6.ImportResourceStateResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ImportResourceState)
 }
 
 // ValidateDataResourceConfig implements tfprotov6.DataSourceServer.
-func (s server) ValidateDataResourceConfig(ctx context.Context, request *tfprotov6.ValidateDataResourceConfigRequest) (*tfprotov6.ValidateDataResourceConfigResponse, error) {
+func (s server) ValidateDataResourceConfig(ctx context.Context,
+	request *tfprotov6.ValidateDataResourceConfigRequest) (*tfprotov6.ValidateDataResourceConfigResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ValidateDataResourceConfig)
 }
 
 // ReadDataSource implements tfprotov6.DataSourceServer.
-func (s server) ReadDataSource(ctx context.Context, request *tfprotov6.ReadDataSourceRequest) (*tfprotov6.ReadDataSourceResponse, error) {
+func (s server) ReadDataSource(ctx context.Context,
+	request *tfprotov6.ReadDataSourceRequest) (*tfprotov6.ReadDataSourceResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ReadDataSource)
 }
 
 // UpgradeResourceIdentity implements tfprotov6.ResourceServer.
-func (s server) UpgradeResourceIdentity(ctx context.Context, request *tfprotov6.UpgradeResourceIdentityRequest) (*tfprotov6.UpgradeResourceIdentityResponse, error) {
+func (s server) UpgradeResourceIdentity(ctx context.Context,
+	request *tfprotov6.UpgradeResourceIdentityRequest) (*tfprotov6.UpgradeResourceIdentityResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.UpgradeResourceIdentity)
 }
 
 // CallFunction implements tfprotov6.FunctionServer.
-func (s server) CallFunction(ctx context.Context, request *tfprotov6.CallFunctionRequest) (*tfprotov6.CallFunctionResponse, error) {
+func (s server) CallFunction(ctx context.Context,
+	request *tfprotov6.CallFunctionRequest) (*tfprotov6.CallFunctionResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.CallFunction)
 }
 
 // ValidateEphemeralResourceConfig implements tfprotov6.EphemeralResourceServer.
-func (s server) ValidateEphemeralResourceConfig(ctx context.Context, request *tfprotov6.ValidateEphemeralResourceConfigRequest) (*tfprotov6.ValidateEphemeralResourceConfigResponse, error) {
+func (s server) ValidateEphemeralResourceConfig(ctx context.Context,
+	request *tfprotov6.ValidateEphemeralResourceConfigRequest) (*tfprotov6.ValidateEphemeralResourceConfigResponse,
+	error) {
 	return during(ctx, s.calls, request, s.ProviderServer.ValidateEphemeralResourceConfig)
 }
 
 // OpenEphemeralResource implements tfprotov6.EphemeralResourceServer.
-func (s server) OpenEphemeralResource(ctx context.Context, request *tfprotov6.OpenEphemeralResourceRequest) (*tfprotov6.OpenEphemeralResourceResponse, error) {
+func (s server) OpenEphemeralResource(ctx context.Context,
+	request *tfprotov6.OpenEphemeralResourceRequest) (*tfprotov6.OpenEphemeralResourceResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.OpenEphemeralResource)
 }
 
 // RenewEphemeralResource implements tfprotov6.EphemeralResourceServer.
-func (s server) RenewEphemeralResource(ctx context.Context, request *tfprotov6.RenewEphemeralResourceRequest) (*tfprotov6.RenewEphemeralResourceResponse, error) {
+func (s server) RenewEphemeralResource(ctx context.Context,
+	request *tfprotov6.RenewEphemeralResourceRequest) (*tfprotov6.RenewEphemeralResourceResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.RenewEphemeralResource)
 }
 
 // CloseEphemeralResource implements tfprotov6.EphemeralResourceServer.
-func (s server) CloseEphemeralResource(ctx context.Context, request *tfprotov6.CloseEphemeralResourceRequest) (*tfprotov6.CloseEphemeralResourceResponse, error) {
+func (s server) CloseEphemeralResource(ctx context.Context,
+	request *tfprotov6.CloseEphemeralResourceRequest) (*tfprotov6.CloseEphemeralResourceResponse, error) {
 	return during(ctx, s.calls, request, s.ProviderServer.CloseEphemeralResource)
 }
 
@@ -129,12 +146,14 @@ type wholeServer struct {
 }
 
 // ValidateListResourceConfig implements tfprotov6.ListResourceServer.
-func (s wholeServer) ValidateListResourceConfig(ctx context.Context, request *tfprotov6.ValidateListResourceConfigRequest) (*tfprotov6.ValidateListResourceConfigResponse, error) {
+func (s wholeServer) ValidateListResourceConfig(ctx context.Context,
+	request *tfprotov6.ValidateListResourceConfigRequest) (*tfprotov6.ValidateListResourceConfigResponse, error) {
 	return during(ctx, s.calls, request, s.more.ValidateListResourceConfig)
 }
 
 // ListResource implements tfprotov6.ListResourceServer. The call lasts until its results have been read.
-func (s wholeServer) ListResource(ctx context.Context, request *tfprotov6.ListResourceRequest) (*tfprotov6.ListResourceServerStream, error) {
+func (s wholeServer) ListResource(ctx context.Context,
+	request *tfprotov6.ListResourceRequest) (*tfprotov6.ListResourceServerStream, error) {
 	c, end := begin(ctx, s.calls)
 	stream, err := s.more.ListResource(c, request)
 	if err != nil {
@@ -153,17 +172,20 @@ func (s wholeServer) ListResource(ctx context.Context, request *tfprotov6.ListRe
 }
 
 // ValidateActionConfig implements tfprotov6.ActionServer.
-func (s wholeServer) ValidateActionConfig(ctx context.Context, request *tfprotov6.ValidateActionConfigRequest) (*tfprotov6.ValidateActionConfigResponse, error) {
+func (s wholeServer) ValidateActionConfig(ctx context.Context,
+	request *tfprotov6.ValidateActionConfigRequest) (*tfprotov6.ValidateActionConfigResponse, error) {
 	return during(ctx, s.calls, request, s.more.ValidateActionConfig)
 }
 
 // PlanAction implements tfprotov6.ActionServer.
-func (s wholeServer) PlanAction(ctx context.Context, request *tfprotov6.PlanActionRequest) (*tfprotov6.PlanActionResponse, error) {
+func (s wholeServer) PlanAction(ctx context.Context,
+	request *tfprotov6.PlanActionRequest) (*tfprotov6.PlanActionResponse, error) {
 	return during(ctx, s.calls, request, s.more.PlanAction)
 }
 
 // InvokeAction implements tfprotov6.ActionServer. The call lasts until its events have been read.
-func (s wholeServer) InvokeAction(ctx context.Context, request *tfprotov6.InvokeActionRequest) (*tfprotov6.InvokeActionServerStream, error) {
+func (s wholeServer) InvokeAction(ctx context.Context,
+	request *tfprotov6.InvokeActionRequest) (*tfprotov6.InvokeActionServerStream, error) {
 	c, end := begin(ctx, s.calls)
 	stream, err := s.more.InvokeAction(c, request)
 	if err != nil {
@@ -194,8 +216,10 @@ func begin(ctx context.Context, calls *atomic.Int64) (c *call, end func()) {
 	})
 }
 
-// during serves a call, and counts it, with a context that refers to the caller's context only until the call has been answered.
-func during[Request, Response any](ctx context.Context, calls *atomic.Int64, request Request, serve func(context.Context, Request) (Response, error)) (Response, error) {
+// during serves a call, and counts it, with a context that refers to the caller's context only
+// until the call has been answered.
+func during[Request, Response any](ctx context.Context, calls *atomic.Int64, request Request,
+	serve func(context.Context, Request) (Response, error)) (Response, error) {
 	c, end := begin(ctx, calls)
 	defer end()
 	response, err := serve(c, request)

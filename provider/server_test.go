@@ -27,7 +27,8 @@ func TestTheServerReleasesTheContextOfAnAnsweredCall(t *testing.T) {
 	server := provider.NewServer(sharedos)
 	calls := map[string]func(context.Context) error{
 		"ValidateResourceConfig": func(ctx context.Context) error {
-			_, err := server.ValidateResourceConfig(ctx, &tfprotov6.ValidateResourceConfigRequest{TypeName: "sharedos_vm", Config: nothing(t)})
+			_, err := server.ValidateResourceConfig(ctx,
+				&tfprotov6.ValidateResourceConfigRequest{TypeName: "sharedos_vm", Config: nothing(t)})
 			return err
 		},
 		"UpgradeResourceState": func(ctx context.Context) error {
@@ -37,7 +38,8 @@ func TestTheServerReleasesTheContextOfAnAnsweredCall(t *testing.T) {
 			return err
 		},
 		"ReadResource": func(ctx context.Context) error {
-			_, err := server.ReadResource(ctx, &tfprotov6.ReadResourceRequest{TypeName: "sharedos_vm", CurrentState: nothing(t)})
+			_, err := server.ReadResource(ctx,
+				&tfprotov6.ReadResourceRequest{TypeName: "sharedos_vm", CurrentState: nothing(t)})
 			return err
 		},
 		"PlanResourceChange": func(ctx context.Context) error {
@@ -53,42 +55,51 @@ func TestTheServerReleasesTheContextOfAnAnsweredCall(t *testing.T) {
 			return err
 		},
 		"ImportResourceState": func(ctx context.Context) error {
-			_, err := server.ImportResourceState(ctx, &tfprotov6.ImportResourceStateRequest{TypeName: "sharedos_vm", ID: "web"})
+			_, err := server.ImportResourceState(ctx,
+				&tfprotov6.ImportResourceStateRequest{TypeName: "sharedos_vm", ID: "web"})
 			return err
 		},
 		"ValidateDataResourceConfig": func(ctx context.Context) error {
-			_, err := server.ValidateDataResourceConfig(ctx, &tfprotov6.ValidateDataResourceConfigRequest{TypeName: "sharedos_base", Config: nothing(t)})
+			_, err := server.ValidateDataResourceConfig(ctx,
+				&tfprotov6.ValidateDataResourceConfigRequest{TypeName: "sharedos_base", Config: nothing(t)})
 			return err
 		},
 		"ReadDataSource": func(ctx context.Context) error {
-			_, err := server.ReadDataSource(ctx, &tfprotov6.ReadDataSourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
+			_, err := server.ReadDataSource(ctx,
+				&tfprotov6.ReadDataSourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
 			return err
 		},
 		"CallFunction": func(ctx context.Context) error {
-			_, err := server.CallFunction(ctx, &tfprotov6.CallFunctionRequest{Name: "parse_size", Arguments: []*tfprotov6.DynamicValue{nothing(t)}})
+			_, err := server.CallFunction(ctx,
+				&tfprotov6.CallFunctionRequest{Name: "parse_size", Arguments: []*tfprotov6.DynamicValue{nothing(t)}})
 			return err
 		},
 		"ValidateEphemeralResourceConfig": func(ctx context.Context) error {
-			_, err := server.ValidateEphemeralResourceConfig(ctx, &tfprotov6.ValidateEphemeralResourceConfigRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
+			_, err := server.ValidateEphemeralResourceConfig(ctx,
+				&tfprotov6.ValidateEphemeralResourceConfigRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
 			return err
 		},
 		"OpenEphemeralResource": func(ctx context.Context) error {
-			_, err := server.OpenEphemeralResource(ctx, &tfprotov6.OpenEphemeralResourceRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
+			_, err := server.OpenEphemeralResource(ctx,
+				&tfprotov6.OpenEphemeralResourceRequest{TypeName: "sharedos_ssh", Config: nothing(t)})
 			return err
 		},
 		"ListResource": func(ctx context.Context) error {
-			stream, err := server.(tfprotov6.ListResourceServer).ListResource(ctx, &tfprotov6.ListResourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
+			stream, err := server.(tfprotov6.ListResourceServer).ListResource(ctx,
+				&tfprotov6.ListResourceRequest{TypeName: "sharedos_base", Config: nothing(t)})
 			if err == nil {
 				stream.Results(func(tfprotov6.ListResourceResult) bool { return true })
 			}
 			return err
 		},
 		"PlanAction": func(ctx context.Context) error {
-			_, err := server.(tfprotov6.ActionServer).PlanAction(ctx, &tfprotov6.PlanActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
+			_, err := server.(tfprotov6.ActionServer).PlanAction(ctx,
+				&tfprotov6.PlanActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
 			return err
 		},
 		"InvokeAction": func(ctx context.Context) error {
-			stream, err := server.(tfprotov6.ActionServer).InvokeAction(ctx, &tfprotov6.InvokeActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
+			stream, err := server.(tfprotov6.ActionServer).InvokeAction(ctx,
+				&tfprotov6.InvokeActionRequest{ActionType: "sharedos_reboot", Config: nothing(t)})
 			if err == nil {
 				stream.Events(func(tfprotov6.InvokeActionEvent) bool { return true })
 			}

@@ -18,7 +18,8 @@ import (
 )
 
 // errSize means that a text is not a size.
-var errSize = errors.New(`not a size: write a whole number and one of the units B, KiB, MiB, GiB and TiB, as in "512MiB"`)
+var errSize = errors.New(
+	`not a size: write a whole number and one of the units B, KiB, MiB, GiB and TiB, as in "512MiB"`)
 
 // sizeUnits, largest first.
 var sizeUnits = []struct {
@@ -71,7 +72,8 @@ func (t sizeType) String() string { return "size" }
 
 func (t sizeType) ValueType(context.Context) attr.Value { return sizeValue{} }
 
-func (t sizeType) ValueFromString(_ context.Context, in basetypes.StringValue) (basetypes.StringValuable, diag.Diagnostics) {
+func (t sizeType) ValueFromString(_ context.Context,
+	in basetypes.StringValue) (basetypes.StringValuable, diag.Diagnostics) {
 	return sizeValue{in}, nil
 }
 
@@ -127,7 +129,8 @@ func (v sizeValue) StringSemanticEquals(_ context.Context, other basetypes.Strin
 }
 
 // ValidateAttribute refuses texts that are not a size.
-func (v sizeValue) ValidateAttribute(_ context.Context, req xattr.ValidateAttributeRequest, resp *xattr.ValidateAttributeResponse) {
+func (v sizeValue) ValidateAttribute(_ context.Context, req xattr.ValidateAttributeRequest,
+	resp *xattr.ValidateAttributeResponse) {
 	if v.IsNull() || v.IsUnknown() {
 		return
 	}

@@ -18,7 +18,8 @@ func TestSizesAreRead(t *testing.T) {
 			t.Errorf("%q is %d bytes, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "MiB", "512", "512MB", "512 MiB", "1.5GiB", "-1MiB", "+1MiB", "1MiBMiB", "1iB", "1KB", "0x1MiB", "1_0MiB", "1M"} {
+	for _, text := range []string{"", "MiB", "512", "512MB", "512 MiB", "1.5GiB", "-1MiB", "+1MiB", "1MiBMiB", "1iB",
+		"1KB", "0x1MiB", "1_0MiB", "1M"} {
 		if got, err := parseSize(text); !errors.Is(err, errSize) {
 			t.Errorf("%q is read as %d bytes, %v", text, got, err)
 		}
@@ -44,7 +45,8 @@ func TestDifferentTextsForOneSizeAreEqual(t *testing.T) {
 	if same, diags := a.StringSemanticEquals(context.Background(), b); !same || diags.HasError() {
 		t.Errorf("1GiB and 1024MiB differ: %v", diags)
 	}
-	for _, other := range []sizeValue{newSize(1), {types.StringNull()}, {types.StringUnknown()}, {types.StringValue("1GB")}} {
+	for _, other := range []sizeValue{newSize(1), {types.StringNull()}, {types.StringUnknown()},
+		{types.StringValue("1GB")}} {
 		if same, _ := a.StringSemanticEquals(context.Background(), other); same {
 			t.Errorf("1GiB is the same as %s", other)
 		}

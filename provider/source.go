@@ -55,7 +55,8 @@ func chosen(m released) sourceAttribute {
 	return m.sources()[0]
 }
 
-// hasSource reports whether a source is set. An object without one keeps the releases that it has, as one that was imported.
+// hasSource reports whether a source is set. An object without one keeps the releases that it has,
+// as one that was imported.
 func hasSource(m released) bool {
 	return slices.ContainsFunc(sourceValues(m), func(value types.Object) bool { return !value.IsNull() })
 }
@@ -68,7 +69,8 @@ func needsSource(m released, do, why string) diag.Diagnostics {
 	}
 	return failedAt(path.Root(names[0]), failure{
 		do: do, object: objectOf(m), err: fmt.Errorf("%s, and none of %s is set", why, strings.Join(names, ", ")),
-		next: "Set one of them, such as " + m.kind().sources + ". One that was imported needs none, and keeps its releases.",
+		next: "Set one of them, such as " + m.kind().sources +
+			". One that was imported needs none, and keeps its releases.",
 	})
 }
 
@@ -127,9 +129,10 @@ func inputOf(ctx context.Context, m released, cache string) (input, diag.Diagnos
 	return in, append(diags, m.complete(&in.Spec, opened)...)
 }
 
-// ValidateConfig implements resource.ResourceWithValidateConfig: no more than one source is set, and it is complete. That a new object has
-// one is for ModifyPlan to check: one that was imported needs none.
-func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest, resp *resource.ValidateConfigResponse) {
+// ValidateConfig implements resource.ResourceWithValidateConfig: no more than one source is set, and it
+// is complete. That a new object has one is for ModifyPlan to check: one that was imported needs none.
+func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.ValidateConfigRequest,
+	resp *resource.ValidateConfigResponse) {
 	config := r.kind.new()
 	if resp.Diagnostics.Append(req.Config.Get(ctx, config)...); resp.Diagnostics.HasError() {
 		return
@@ -148,7 +151,8 @@ func (r *releaseResource) ValidateConfig(ctx context.Context, req resource.Valid
 	case 0:
 	case 1:
 		resp.Diagnostics.Append(chosen(config).validate(ctx, func(at path.Path, why, next string) {
-			resp.Diagnostics.Append(failedAt(at, failure{do: "read the source of", object: object, err: errors.New(why), next: next})...)
+			resp.Diagnostics.Append(failedAt(at,
+				failure{do: "read the source of", object: object, err: errors.New(why), next: next})...)
 		})...)
 	default:
 		resp.Diagnostics.Append(failedAt(path.Root(set[1]), failure{
@@ -216,7 +220,8 @@ func (m *fileModel) validate(at path.Path, refuse refuse) {
 			"Set sha256 to the digest that the publisher of the file gives for it. Without it, the content behind "+
 				"the URL cannot be checked.")
 	case m.URL.IsNull() && !m.SHA256.IsNull():
-		refuse(at.AtName("sha256"), "sha256 is set, and url is not", "Remove sha256: it is for files that are downloaded.")
+		refuse(at.AtName("sha256"), "sha256 is set, and url is not",
+			"Remove sha256: it is for files that are downloaded.")
 	}
 }
 
@@ -246,12 +251,14 @@ func limitsAttribute() schema.Attribute {
 		Attributes: map[string]schema.Attribute{
 			"content": schema.StringAttribute{
 				Optional: true, CustomType: sizeType{},
-				MarkdownDescription: "Bytes of all files together, such as `32GiB`. Default: `" + formatSize(source.DefaultContentLimit) + "`.",
+				MarkdownDescription: "Bytes of all files together, such as `32GiB`. Default: `" +
+					formatSize(source.DefaultContentLimit) + "`.",
 			},
 			"entries": schema.Int64Attribute{
-				Optional:            true,
-				MarkdownDescription: fmt.Sprintf("Number of files and directories. Default: `%d`.", source.DefaultEntriesLimit),
-				Validators:          []validator.Int64{int64validator.AtLeast(1)},
+				Optional: true,
+				MarkdownDescription: fmt.Sprintf("Number of files and directories. Default: `%d`.",
+					source.DefaultEntriesLimit),
+				Validators: []validator.Int64{int64validator.AtLeast(1)},
 			},
 		},
 	}

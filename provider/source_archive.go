@@ -54,7 +54,8 @@ func (s *archiveSource) validate(ctx context.Context, refuse refuse) diag.Diagno
 	return diags
 }
 
-func (s *archiveSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *archiveSource) open(ctx context.Context, cache string,
+	limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model fileModel
 	diags := read(ctx, s.Archive, &model)
 	return archive.Source{
@@ -101,7 +102,8 @@ func (s *diskImageSource) validate(ctx context.Context, refuse refuse) diag.Diag
 	return diags
 }
 
-func (s *diskImageSource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *diskImageSource) open(ctx context.Context, cache string,
+	limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model diskImageModel
 	diags := read(ctx, s.DiskImage, &model)
 	return diskimage.Source{

@@ -82,8 +82,9 @@ func (s *debianSource) validate(ctx context.Context, refuse refuse) diag.Diagnos
 			continue // the validator of the keys reports it
 		}
 		if err := rootfs.CheckGiven(relative); err != nil {
-			refuse(path.Root("debian").AtName("files").AtMapKey(name), err.Error(), "Remove it from files. A VM's host name is its attribute "+
-				"hostname; what else differs from VM to VM is best made in the VM.")
+			refuse(path.Root("debian").AtName("files").AtMapKey(name), err.Error(),
+				"Remove it from files. A VM's host name is its attribute "+
+					"hostname; what else differs from VM to VM is best made in the VM.")
 		}
 	}
 	return nil
@@ -109,8 +110,8 @@ var (
 		suite:      "Debian suite, such as `trixie`. Default: the suites of Debian in the apt configuration of the base.",
 		suites:     " If `suite` is not set, the other suites in the apt configuration of the base.",
 		components: "Default: `main`, or those in the apt configuration of the base if `suite` is not set.",
-		packages: "Packages to install in addition to those of the base, with their dependencies. The packages of the base keep " +
-			"their versions: it is an error if that is not possible.",
+		packages: "Packages to install in addition to those of the base, with their dependencies. The packages of " +
+			"the base keep their versions: it is an error if that is not possible.",
 		repositories: "They are used while the component is built, and are not added to the apt configuration of the VM.",
 	}
 )
@@ -133,18 +134,22 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 			"additional_suites": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
 				MarkdownDescription: "More suites to take packages from. Default: the `-updates` and `-security` " +
-					"suites of `suite`." + text.suites + " With an empty list, only the main archive is used, as it was released.",
+					"suites of `suite`." + text.suites +
+					" With an empty list, only the main archive is used, as it was released.",
 				Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"components": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
-				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. " + text.components,
-				Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+				MarkdownDescription: "Components of the archive, such as `main` and `non-free-firmware`. " +
+					text.components,
+				Validators: []validator.List{listvalidator.SizeAtLeast(1),
+					listvalidator.ValueStringsAre(notEmpty)},
 			},
 			"packages": schema.SetAttribute{
 				Required: true, ElementType: types.StringType,
 				MarkdownDescription: text.packages,
-				Validators:          []validator.Set{setvalidator.SizeAtLeast(1), setvalidator.ValueStringsAre(notEmpty)},
+				Validators: []validator.Set{setvalidator.SizeAtLeast(1),
+					setvalidator.ValueStringsAre(notEmpty)},
 			},
 			"mirror": schema.StringAttribute{
 				Optional: true,
@@ -156,7 +161,8 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 				Optional: true,
 				MarkdownDescription: "OpenPGP public key that signs `mirror`, in ASCII armour. Default: the keys " +
 					"that this machine's apt trusts.",
-				Validators: []validator.String{isKey, stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
+				Validators: []validator.String{isKey,
+					stringvalidator.AlsoRequires(path.MatchRelative().AtParent().AtName("mirror"))},
 			},
 			"repositories": schema.ListNestedAttribute{
 				Optional:            true,
@@ -168,12 +174,15 @@ func (*debianSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 				Optional: true, ElementType: types.StringType,
 				MarkdownDescription: "Paths of `.deb` files on this machine to install in addition to `packages`. A " +
 					"plan reads them: another file under the same path is another release.",
-				Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isPackageFile)},
+				Validators: []validator.List{listvalidator.SizeAtLeast(1),
+					listvalidator.ValueStringsAre(isPackageFile)},
 			},
 			"files": schema.MapNestedAttribute{
 				Optional: true,
-				MarkdownDescription: "Files to add to the " + string(of) + ", or to replace files of packages with, by their " +
-					"absolute paths. Each has `content` or `from`. " + text.files + "A file that would not reach a VM, such as `/etc/hostname`, is refused.",
+				MarkdownDescription: "Files to add to the " + string(of) +
+					", or to replace files of packages with, by their " +
+					"absolute paths. Each has `content` or `from`. " + text.files +
+					"A file that would not reach a VM, such as `/etc/hostname`, is refused.",
 				Validators:   []validator.Map{mapvalidator.SizeAtLeast(1), mapvalidator.KeysAre(isAbsolute)},
 				NestedObject: schema.NestedAttributeObject{Attributes: overlayFileAttributes()},
 			},
@@ -209,7 +218,8 @@ func repositoryAttributes() map[string]schema.Attribute {
 		"components": schema.ListAttribute{
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "Components of the archive. Default: `main`.",
-			Validators:          []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(notEmpty)},
+			Validators: []validator.List{listvalidator.SizeAtLeast(1),
+				listvalidator.ValueStringsAre(notEmpty)},
 		},
 		"key": schema.StringAttribute{
 			Optional: true,
@@ -223,14 +233,16 @@ func repositoryAttributes() map[string]schema.Attribute {
 func overlayFileAttributes() map[string]schema.Attribute {
 	account := func(what string) schema.Attribute {
 		return schema.Int64Attribute{
-			Optional: true, MarkdownDescription: what + " of the owner. Default: `0`.", Validators: []validator.Int64{isAccount},
+			Optional: true, MarkdownDescription: what + " of the owner. Default: `0`.",
+			Validators: []validator.Int64{isAccount},
 		}
 	}
 	return map[string]schema.Attribute{
 		"content": schema.StringAttribute{
 			Optional:            true,
 			MarkdownDescription: "Content of the file.",
-			Validators:          []validator.String{stringvalidator.ExactlyOneOf(path.MatchRelative().AtParent().AtName("from"))},
+			Validators: []validator.String{stringvalidator.ExactlyOneOf(
+				path.MatchRelative().AtParent().AtName("from"))},
 		},
 		"from": schema.StringAttribute{
 			Optional: true,
@@ -241,7 +253,8 @@ func overlayFileAttributes() map[string]schema.Attribute {
 		"mode": schema.StringAttribute{
 			Optional:            true,
 			MarkdownDescription: "Permission bits in octal, such as `0755`. Default: `0644`.",
-			Validators:          []validator.String{matches(regexp.MustCompile(`^[0-7]{3,4}$`), "a mode: a mode has three or four octal digits")},
+			Validators: []validator.String{matches(regexp.MustCompile(`^[0-7]{3,4}$`),
+				"a mode: a mode has three or four octal digits")},
 		},
 		"uid": account("User id"),
 		"gid": account("Group id"),
@@ -276,7 +289,8 @@ func (s *debianSource) open(ctx context.Context, cache string, limits source.Lim
 	var repositories []repositoryModel
 	as(model.Repositories, &repositories)
 	for _, r := range repositories {
-		repository := debian.Repository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(), Key: r.Key.ValueString()}
+		repository := debian.Repository{URI: r.URI.ValueString(), Suite: r.Suite.ValueString(),
+			Key: r.Key.ValueString()}
 		as(r.Components, &repository.Components)
 		src.Repositories = append(src.Repositories, repository)
 	}
@@ -290,7 +304,8 @@ func (s *debianSource) open(ctx context.Context, cache string, limits source.Lim
 		if !f.Mode.IsNull() {
 			mode, err := strconv.ParseUint(f.Mode.ValueString(), 8, 12)
 			if err != nil {
-				diags.Append(failedAt(path.Root("debian").AtName("files").AtMapKey(name).AtName("mode"), failure{do: "read", object: "the mode of " + name, err: err})...)
+				diags.Append(failedAt(path.Root("debian").AtName("files").AtMapKey(name).AtName("mode"),
+					failure{do: "read", object: "the mode of " + name, err: err})...)
 			}
 			file.Mode = uint32(mode)
 		}

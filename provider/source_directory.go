@@ -54,8 +54,8 @@ func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute 
 		Optional: true,
 		MarkdownDescription: madeFrom(of, "Makes the base from a directory that holds a root file system. ",
 			"Lays the files below a directory over the base. ",
-			"A plan checks every file and reads those that changed. A device, pipe or socket is an error that names its path. The "+
-				"content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` and `/var/tmp` is ignored."),
+			"A plan checks every file and reads those that changed. A device, pipe or socket is an error that names "+
+				"its path. The content of `/dev`, `/proc`, `/sys`, `/run`, `/tmp` and `/var/tmp` is ignored."),
 		Attributes: map[string]schema.Attribute{
 			"path": schema.StringAttribute{
 				Required:            true,
@@ -64,7 +64,8 @@ func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute 
 			},
 			"owner": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Owner of the files in the " + string(of) + ". `keep` takes the user and group ids on disk. " +
+				MarkdownDescription: "Owner of the files in the " + string(of) +
+					". `keep` takes the user and group ids on disk. " +
 					"`root` gives all files to root, for a tree that an ordinary user unpacked. Default: `keep`.",
 				Validators: []validator.String{oneOf(ownerKeep, ownerRoot)},
 			},
@@ -76,12 +77,15 @@ func (*directorySource) attribute(of release.Kind) schema.SingleNestedAttribute 
 
 func idMapAttribute(of release.Kind, what string) schema.Attribute {
 	number := func(description string) schema.Attribute {
-		return schema.Int64Attribute{Required: true, MarkdownDescription: description, Validators: []validator.Int64{isAccount}}
+		return schema.Int64Attribute{Required: true, MarkdownDescription: description,
+			Validators: []validator.Int64{isAccount}}
 	}
 	return schema.ListNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the " + string(of) + ", as a user namespace " +
-			"does, for a tree that was made in one. A file whose " + what + " is in no range is an error. Not allowed together with `owner = " +
+		MarkdownDescription: "Maps ranges of " + what + "s on disk to " + what + "s in the " + string(of) +
+			", as a user namespace " +
+			"does, for a tree that was made in one. A file whose " + what +
+			" is in no range is an error. Not allowed together with `owner = " +
 			"\"root\"`.",
 		Validators: []validator.List{listvalidator.SizeAtLeast(1)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
@@ -98,14 +102,16 @@ var isAccount = int64validator.Between(0, math.MaxUint32-1)
 func (s *directorySource) validate(ctx context.Context, refuse refuse) diag.Diagnostics {
 	var model directoryModel
 	diags := read(ctx, s.Directory, &model)
-	if !diags.HasError() && model.Owner.ValueString() == ownerRoot && !(model.UIDMap.IsNull() && model.GIDMap.IsNull()) {
+	if !diags.HasError() && model.Owner.ValueString() == ownerRoot &&
+		!(model.UIDMap.IsNull() && model.GIDMap.IsNull()) {
 		refuse(path.Root("directory").AtName("owner"), `owner is "root" and there is a map`,
 			"Remove one of the two: the map says already who owns each file.")
 	}
 	return diags
 }
 
-func (s *directorySource) open(ctx context.Context, cache string, limits source.Limits) (source.Source, diag.Diagnostics) {
+func (s *directorySource) open(ctx context.Context, cache string,
+	limits source.Limits) (source.Source, diag.Diagnostics) {
 	var model directoryModel
 	diags := read(ctx, s.Directory, &model)
 	ranges := func(list types.List) []directory.IDRange {
@@ -115,13 +121,15 @@ func (s *directorySource) open(ctx context.Context, cache string, limits source.
 		}
 		var all []directory.IDRange
 		for _, r := range models {
-			all = append(all, directory.IDRange{OnDisk: uint32(r.OnDisk), InTree: uint32(r.InTree), Count: uint32(r.Count)})
+			all = append(all, directory.IDRange{OnDisk: uint32(r.OnDisk),
+				InTree: uint32(r.InTree), Count: uint32(r.Count)})
 		}
 		return all
 	}
 	return directory.Source{
-		Path:     model.Path.ValueString(),
-		Owners:   directory.Owners{Root: model.Owner.ValueString() == ownerRoot, UIDs: ranges(model.UIDMap), GIDs: ranges(model.GIDMap)},
+		Path: model.Path.ValueString(),
+		Owners: directory.Owners{Root: model.Owner.ValueString() == ownerRoot, UIDs: ranges(model.UIDMap),
+			GIDs: ranges(model.GIDMap)},
 		CacheDir: cache, Limits: limits,
 	}, diags
 }

@@ -37,8 +37,9 @@ func (*ociSource) at() path.Path         { return path.Root("oci") }
 func (*ociSource) attribute(of release.Kind) schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: madeFrom(of, "Makes the base from an OCI image in a registry, or in a directory in the OCI image "+
-			"layout. ", "Lays the files of an OCI image over the base: of one in a registry, or in a directory in the OCI image layout. ",
+		MarkdownDescription: madeFrom(of,
+			"Makes the base from an OCI image in a registry, or in a directory in the OCI image "+
+				"layout. ", "Lays the files of an OCI image over the base: of one in a registry, or in a directory in the OCI image layout. ",
 			"From an image index, the image for Linux on this machine's architecture is taken. Credentials "+
 				"come from Docker's configuration and its credential helpers."),
 		Attributes: map[string]schema.Attribute{
@@ -86,7 +87,8 @@ func (s *ociSource) open(ctx context.Context, cache string, limits source.Limits
 	var model ociModel
 	diags := read(ctx, s.OCI, &model)
 	return &oci.Source{
-		Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(), Digest: s.SourceDigest.ValueString(),
+		Reference: model.Reference.ValueString(), Layout: model.Layout.ValueString(),
+		Digest:    s.SourceDigest.ValueString(),
 		PlainHTTP: model.PlainHTTP.ValueBoolPointer(), CacheDir: cache, Limits: limits,
 	}, diags
 }

@@ -30,8 +30,8 @@ func (p *Provider) EphemeralResources(context.Context) []func() ephemeral.Epheme
 	return []func() ephemeral.EphemeralResource{func() ephemeral.EphemeralResource { return &sshResource{} }}
 }
 
-// sshResource is the ephemeral resource sharedos_ssh: a port of 127.0.0.1 that leads to the SSH server of a VM through its vsock, as
-// long as Terraform runs.
+// sshResource is the ephemeral resource sharedos_ssh: a port of 127.0.0.1 that leads to the SSH
+// server of a VM through its vsock, as long as Terraform runs.
 type sshResource struct{ connected }
 
 var (
@@ -39,7 +39,8 @@ var (
 	_ ephemeral.EphemeralResourceWithClose     = (*sshResource)(nil)
 )
 
-// sshPort is the port of the vsock on which the SSH server of a guest listens: systemd-ssh-generator(8) has it since systemd 256.
+// sshPort is the port of the vsock on which the SSH server of a guest listens:
+// systemd-ssh-generator(8) has it since systemd 256.
 const sshPort = 22
 
 // sshModel is the ephemeral resource sharedos_ssh.
@@ -64,8 +65,9 @@ func (r *sshResource) Configure(_ context.Context, req ephemeral.ConfigureReques
 // Schema implements ephemeral.EphemeralResource.
 func (r *sshResource) Schema(_ context.Context, _ ephemeral.SchemaRequest, resp *ephemeral.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "A port of 127.0.0.1 on the machine that runs Terraform, which leads to the SSH server of a VM through its vsock, as " +
-			"long as Terraform runs. Provisioners reach the VM by it without a network. Each connection to the port is a new one to the VM.",
+		MarkdownDescription: "A port of 127.0.0.1 on the machine that runs Terraform, which leads to the SSH server " +
+			"of a VM through its vsock, as long as Terraform runs. Provisioners reach the VM by it without a " +
+			"network. Each connection to the port is a new one to the VM.",
 		Attributes: map[string]schema.Attribute{
 			"vm": schema.StringAttribute{
 				Required: true, Validators: []validator.String{isUUID},
@@ -76,8 +78,10 @@ func (r *sshResource) Schema(_ context.Context, _ ephemeral.SchemaRequest, resp 
 				Optional: true, Validators: []validator.Int64{int64validator.Between(1, 1<<32-2)},
 				MarkdownDescription: "Port of the VM's vsock. Default: 22, on which systemd has the SSH server listen since version 256.",
 			},
-			"host": schema.StringAttribute{Computed: true, MarkdownDescription: "`127.0.0.1`, for `host` of a connection."},
-			"port": schema.Int64Attribute{Computed: true, MarkdownDescription: "The TCP port, for `port` of a connection."},
+			"host": schema.StringAttribute{Computed: true,
+				MarkdownDescription: "`127.0.0.1`, for `host` of a connection."},
+			"port": schema.Int64Attribute{Computed: true,
+				MarkdownDescription: "The TCP port, for `port` of a connection."},
 			"host_key": schema.StringAttribute{
 				Computed: true,
 				MarkdownDescription: "Host key of the SSH server, in the form of a line of `authorized_keys`, for `host_key` of a connection. Null while " +
@@ -93,8 +97,8 @@ const privateForward = "forward"
 // hostKeyLimit bounds asking a guest for its host key. An emulated one takes seconds.
 const hostKeyLimit = 20 * time.Second
 
-// Open implements ephemeral.EphemeralResource. A VM that is off or does not answer yet is no error: a plan opens the port, too, and
-// the apply may start the VM.
+// Open implements ephemeral.EphemeralResource. A VM that is off or does not answer yet is no error:
+// a plan opens the port, too, and the apply may start the VM.
 func (r *sshResource) Open(ctx context.Context, req ephemeral.OpenRequest, resp *ephemeral.OpenResponse) {
 	var model sshModel
 	if resp.Diagnostics.Append(req.Config.Get(ctx, &model)...); resp.Diagnostics.HasError() {
@@ -119,17 +123,20 @@ func (r *sshResource) Open(ctx context.Context, req ephemeral.OpenRequest, resp 
 		fail(err)
 		return
 	case err != nil:
-		resp.Diagnostics.AddWarning("SSH of the VM with UUID "+uuid+" does not answer", failure{err: err, next: fmt.Sprintf(
-			"The port is open, and each connection to it tries again. An SSH server has to listen on port %d of the vsock of the VM: with "+
-				"systemd 256 or later and openssh-server it does by itself; otherwise add a unit sshd-vsock.socket with "+
-				"ListenStream=vsock::%[1]d and Accept=yes to the base.", port)}.detail())
+		resp.Diagnostics.AddWarning("SSH of the VM with UUID "+uuid+" does not answer",
+			failure{err: err, next: fmt.Sprintf(
+				"The port is open, and each connection to it tries again. An SSH server has to listen on port %d of "+
+					"the vsock of the VM: with systemd 256 or later and openssh-server it does by itself; otherwise "+
+					"add a unit sshd-vsock.socket with ListenStream=vsock::%[1]d and Accept=yes to the "+
+					"base.", port)}.detail())
 		model.HostKey = types.StringNull()
 	default:
 		model.HostKey = types.StringValue(key)
 	}
 	log := context.WithoutCancel(ctx)
 	forward, err := transport.NewForward(dial, func(err error) {
-		tflog.Warn(log, "unable to forward a connection to SSH", map[string]any{"vm": uuid, "error": showable(err.Error())})
+		tflog.Warn(log, "unable to forward a connection to SSH",
+			map[string]any{"vm": uuid, "error": showable(err.Error())})
 	})
 	if err != nil {
 		fail(err)
@@ -190,7 +197,8 @@ func hostKey(ctx context.Context, dial func(context.Context) (net.Conn, error)) 
 	return "", fmt.Errorf("ask the SSH server for its host key: %w", err)
 }
 
-// addForward keeps a forward until it is closed, at the latest together with the connection. It returns what identifies it.
+// addForward keeps a forward until it is closed, at the latest together with the connection. It
+// returns what identifies it.
 func (c *connection) addForward(forward *transport.Forward) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -50,7 +50,8 @@ func (s *sshServer) ran() string {
 }
 
 func (s *sshServer) serve(conn net.Conn) {
-	config := &ssh.ServerConfig{PasswordCallback: func(meta ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
+	config := &ssh.ServerConfig{PasswordCallback: func(meta ssh.ConnMetadata,
+		password []byte) (*ssh.Permissions, error) {
 		if meta.User() != "root" || string(password) != "secret" {
 			return nil, errors.New("another password is wanted")
 		}
@@ -80,8 +81,10 @@ func (s *sshServer) serve(conn net.Conn) {
 				s.mu.Lock()
 				s.commands = append(s.commands, command.Text)
 				s.mu.Unlock()
-				_ = request.Reply(true, nil)                                                              // the client notices
-				_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0})) // the client notices
+				_ = request.Reply(true,
+					nil) // the client notices
+				_, _ = channel.SendRequest("exit-status", false,
+					ssh.Marshal(struct{ Status uint32 }{0})) // the client notices
 				_ = channel.Close()
 			}
 		}()
@@ -95,12 +98,14 @@ func (c *client) opens(config values) (result map[string]any, told []*tfprotov6.
 	must(c.t, err)
 	schema := schemas.EphemeralResourceSchemas["sharedos_ssh"]
 	given := c.dynamic(schema.ValueType(), c.object(schema, config))
-	valid, err := c.server.ValidateEphemeralResourceConfig(c.t.Context(), &tfprotov6.ValidateEphemeralResourceConfigRequest{TypeName: "sharedos_ssh", Config: given})
+	valid, err := c.server.ValidateEphemeralResourceConfig(c.t.Context(),
+		&tfprotov6.ValidateEphemeralResourceConfigRequest{TypeName: "sharedos_ssh", Config: given})
 	must(c.t, err)
 	if errorsIn(valid.Diagnostics) != "" {
 		return nil, valid.Diagnostics, nil
 	}
-	resp, err := c.server.OpenEphemeralResource(c.t.Context(), &tfprotov6.OpenEphemeralResourceRequest{TypeName: "sharedos_ssh", Config: given})
+	resp, err := c.server.OpenEphemeralResource(c.t.Context(),
+		&tfprotov6.OpenEphemeralResourceRequest{TypeName: "sharedos_ssh", Config: given})
 	must(c.t, err)
 	if errorsIn(resp.Diagnostics) != "" {
 		return nil, resp.Diagnostics, nil
@@ -109,7 +114,8 @@ func (c *client) opens(config values) (result map[string]any, told []*tfprotov6.
 	must(c.t, err)
 	return goValue(c.t, value).(map[string]any), resp.Diagnostics, func() {
 		c.t.Helper()
-		ended, err := c.server.CloseEphemeralResource(c.t.Context(), &tfprotov6.CloseEphemeralResourceRequest{TypeName: "sharedos_ssh", Private: resp.Private})
+		ended, err := c.server.CloseEphemeralResource(c.t.Context(),
+			&tfprotov6.CloseEphemeralResourceRequest{TypeName: "sharedos_ssh", Private: resp.Private})
 		must(c.t, err)
 		if text := errorsIn(ended.Diagnostics); text != "" {
 			c.t.Error(text)
@@ -194,12 +200,14 @@ func TestAVMWhoseSSHDoesNotAnswerIsAWarning(t *testing.T) {
 		return found["uuid"]
 	}
 	web := uuid("web")
-	for name, vm := range map[string]any{"it is off": uuid("off"), "nothing listens": uuid("app"), "the guest is silent": web} {
+	for name, vm := range map[string]any{"it is off": uuid("off"), "nothing listens": uuid("app"),
+		"the guest is silent": web} {
 		if vm == web {
 			c.world.Guests.Silence("web", true)
 		}
 		opened, told, closed := c.opens(values{"vm": vm})
-		if len(told) != 1 || !strings.Contains(told[0].Summary, "does not answer") || !strings.Contains(told[0].Detail, "sshd-vsock.socket") {
+		if len(told) != 1 || !strings.Contains(told[0].Summary, "does not answer") ||
+			!strings.Contains(told[0].Detail, "sshd-vsock.socket") {
 			t.Errorf("%s: %v", name, told)
 		}
 		if opened["port"] == nil || opened["host_key"] != nil {

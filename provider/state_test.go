@@ -39,13 +39,17 @@ func TestTheStateOfTheLastVersionIsRead(t *testing.T) {
 	id := `"sha256:` + strings.Repeat("0", 64) + `"`
 	for at, want := range map[string]string{
 		web.at(path.Root("memory")): `"512MiB"`,
-		web.at(path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080")):    "80",
-		web.at(path.Root("stack").AtName("base")):                                                             id,
-		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName("interruption_ms")): "12.500000",
-		web.at(path.Root("impact").AtName("units").AtMapKey("a.service").AtName("reason")):                    `"maps libssl.so.3"`,
-		base.at(path.Root("change").AtName("packages").AtMapKey("server")):                                    `"1 → 2"`,
-		base.at(path.Root("archive").AtName("path")):                                                          `"rootfs.tar"`,
-		base.at(path.Root("change").AtName("layer_bytes")):                                                    "8192",
+		web.at(path.Root("interfaces").AtMapKey("lan").AtName("user").AtName("forwards").AtMapKey("8080")): "80",
+		web.at(path.Root("stack").AtName("base")):                                                          id,
+		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName(
+			"interruption_ms")): "12.500000",
+		web.at(path.Root("impact").AtName("units").AtMapKey("a.service").AtName(
+			"reason")): `"maps libssl.so.3"`,
+		base.at(
+			path.Root("change").AtName("packages").AtMapKey("server")): `"1 → 2"`,
+		base.at(
+			path.Root("archive").AtName("path")): `"rootfs.tar"`,
+		base.at(path.Root("change").AtName("layer_bytes")): "8192",
 	} {
 		if at != want {
 			t.Errorf("an attribute is %s, want %s", at, want)
@@ -76,8 +80,10 @@ func TestTheStateOfVersion1IsRead(t *testing.T) {
 	}
 	web := upgraded(t, 1, "sharedos_vm", file, newPlan[vmModel](t, &vmResource{}))
 	for at, want := range map[string]string{
-		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName("interruption_ms")): "12.500000",
-		web.at(path.Root("last_refresh").AtName("conflicts").AtListIndex(0)):                                  `"/etc/x: kept"`,
+		web.at(path.Root("last_refresh").AtName("restarted").AtMapKey("a.service").AtName(
+			"interruption_ms")): "12.500000",
+		web.at(path.Root("last_refresh").AtName("conflicts").AtListIndex(
+			0)): `"/etc/x: kept"`,
 	} {
 		if at != want {
 			t.Errorf("an attribute is %s, want %s", at, want)

@@ -10,8 +10,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 )
 
-// stateVersion is the version of the schemas of all resources. Version 0 had lists where units and packages are by their
-// names now. It and version 1 had attributes that only data sources have now.
+// stateVersion is the version of the schemas of all resources. Version 0 had lists where units and
+// packages are by their names now. It and version 1 had attributes that only data sources have now.
 const stateVersion = 2
 
 var (
@@ -47,7 +47,8 @@ func (r *vmResource) UpgradeState(context.Context) map[int64]resource.StateUpgra
 		if last, ok := state["last_refresh"].(map[string]any); ok {
 			byUnit(last, "restarted")
 			for _, name := range []string{
-				"unaffected", "pinned", "timings_ms", "from", "to", "etc_carried", "remaining", "left", "unchecked", "pending",
+				"unaffected", "pinned", "timings_ms", "from", "to", "etc_carried", "remaining",
+				"left", "unchecked", "pending",
 			} {
 				delete(last, name)
 			}
@@ -72,8 +73,8 @@ func byUnit(object map[string]any, name string) {
 	object[name] = units
 }
 
-// upgrades are the upgrades of a state to stateVersion: of the JSON that Terraform stored. What is as it should be already
-// has to stay so.
+// upgrades are the upgrades of a state to stateVersion: of the JSON that Terraform stored. What is
+// as it should be already has to stay so.
 func upgrades(name string, upgrade func(state map[string]any)) map[int64]resource.StateUpgrader {
 	upgrader := resource.StateUpgrader{
 		StateUpgrader: func(_ context.Context, req resource.UpgradeStateRequest, resp *resource.UpgradeStateResponse) {

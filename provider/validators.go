@@ -36,8 +36,8 @@ import (
 type textRule struct {
 	form  string // completes "must be"
 	check func(text string) error
-	// secret is true if a value that the rule refuses may hold a secret, such as a private key in place of a public one,
-	// or a URL with a password. Neither the value nor what check says about it is printed.
+	// secret is true if a value that the rule refuses may hold a secret, such as a private key in place of
+	// a public one, or a URL with a password. Neither the value nor what check says about it is printed.
 	secret bool
 }
 
@@ -142,7 +142,8 @@ var isName = matches(regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`),
 // maxHostname is the length of the longest host name that Linux can have (HOST_NAME_MAX), in bytes.
 const maxHostname = 64
 
-var labels = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+var labels = regexp.MustCompile(
+	`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
 
 // isHostname accepts a host name as in RFC 1123, section 2.1, that Linux can have.
 var isHostname = textRule{
@@ -158,8 +159,8 @@ var isHostname = textRule{
 	},
 }
 
-// isInterface accepts the name of a network interface as the key of a map, isBridge that of a bridge, and isNetwork that of
-// a libvirt network.
+// isInterface accepts the name of a network interface as the key of a map, isBridge that of a
+// bridge, and isNetwork that of a libvirt network.
 var (
 	isInterface = textRule{form: "a name of 1 to 32 letters, digits, underscores and hyphens, starting with a letter or digit",
 		check: hypervisor.CheckInterfaceName}
@@ -169,17 +170,21 @@ var (
 		check: hypervisor.CheckNetworkName}
 	isDiskName = textRule{form: "a name of 1 to 20 letters, digits, underscores and hyphens, starting with a letter or digit",
 		check: hypervisor.CheckDiskName}
-	isDiskSerial  = textRule{form: "a serial of 1 to 20 letters, digits, underscores and hyphens", check: hypervisor.CheckDiskSerial}
-	isMountPoint  = textRule{form: "a directory in the VM that is not the operating system's, such as /srv/data", check: agentapi.CheckMountPoint}
+	isDiskSerial = textRule{form: "a serial of 1 to 20 letters, digits, underscores and hyphens",
+		check: hypervisor.CheckDiskSerial}
+	isMountPoint = textRule{form: "a directory in the VM that is not the operating system's, such as /srv/data",
+		check: agentapi.CheckMountPoint}
 	isPoolName    = textRule{form: "the name of a libvirt storage pool", check: store.CheckPoolName}
 	isVolume      = textRule{form: "the name of a volume in a libvirt storage pool", check: store.CheckGivenVolume}
 	isTitle       = textRule{form: "one line without control characters", check: hypervisor.CheckTitle}
-	isDescription = textRule{form: "a text without control characters but tabs and ends of lines", check: hypervisor.CheckDescription}
+	isDescription = textRule{form: "a text without control characters but tabs and ends of lines",
+		check: hypervisor.CheckDescription}
 )
 
 // isMAC, isModel and isLink accept the MAC address, the model and the link of a network interface.
 var (
-	isMAC   = textRule{form: "a unicast MAC address in the form 52:54:00:aa:bb:cc, lower case", check: hypervisor.CheckMAC}
+	isMAC = textRule{form: "a unicast MAC address in the form 52:54:00:aa:bb:cc, lower case",
+		check: hypervisor.CheckMAC}
 	isModel = oneOf(hypervisor.Models...)
 	isLink  = oneOf(linkUp, linkDown)
 )
@@ -193,14 +198,17 @@ var (
 		_, err := hypervisor.Processors(text)
 		return err
 	}}
-	isVCPU = textRule{form: fmt.Sprintf("the number of a virtual CPU, 0 to %d", hypervisor.MaxVCPUs-1), check: func(text string) error {
-		if number, err := strconv.Atoi(text); err != nil || number < 0 || number >= hypervisor.MaxVCPUs || strconv.Itoa(number) != text {
-			return errForm
-		}
-		return nil
-	}}
-	isPCI         = textRule{form: "a PCI address such as 0000:01:00.0, lower case", check: hypervisor.CheckPCI}
-	isUSB         = textRule{form: "a vendor and a product of USB such as 1d6b:0002, lower case", check: hypervisor.CheckUSB}
+	isVCPU = textRule{form: fmt.Sprintf("the number of a virtual CPU, 0 to %d", hypervisor.MaxVCPUs-1),
+		check: func(text string) error {
+			if number, err := strconv.Atoi(text); err != nil || number < 0 || number >= hypervisor.MaxVCPUs ||
+				strconv.Itoa(number) != text {
+				return errForm
+			}
+			return nil
+		}}
+	isPCI = textRule{form: "a PCI address such as 0000:01:00.0, lower case", check: hypervisor.CheckPCI}
+	isUSB = textRule{form: "a vendor and a product of USB such as 1d6b:0002, lower case",
+		check: hypervisor.CheckUSB}
 	isHostDevice  = textRule{form: "a name of 1 to 32 letters, digits, underscores and hyphens, starting with a letter or digit", check: hypervisor.CheckDeviceName}
 	isHostPath    = textRule{form: "a clean absolute path on the host, such as /srv/data", check: hypervisor.CheckPath}
 	isHostAddress = textRule{form: "an IP address of the host", check: func(text string) error {
@@ -211,7 +219,8 @@ var (
 
 // isUnit accepts the name of a systemd unit (systemd.unit(5)).
 var isUnit = matches(
-	regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
+	regexp.MustCompile(
+		`^[A-Za-z0-9:_.\\@-]{1,200}\.(service|scope|socket|mount|swap|path|timer|target|slice|automount|device)$`),
 	"the name of a unit: a unit's name ends in its type, such as nginx.service")
 
 // isActiveUnit accepts the name of a unit that can be active. A template cannot.
@@ -248,7 +257,8 @@ var isEndpoint = textRule{
 
 // isProgram accepts the first word of a command.
 var isProgram = textRule{
-	form: `a program: the name of one in the guest's search path, or its absolute path, such as "/usr/bin/pg_isready"`, secret: true,
+	form:   `a program: the name of one in the guest's search path, or its absolute path, such as "/usr/bin/pg_isready"`,
+	secret: true,
 	check: func(text string) error {
 		switch {
 		case text == "":
@@ -289,7 +299,8 @@ var isPreferencePath = textRule{
 var isEtcPattern = textRule{
 	form: `a path or pattern below /etc, such as "/etc/ssh/*.conf"`,
 	check: func(text string) error {
-		if path.Clean(text) != text && path.Clean(text)+"/" != text || !strings.HasPrefix(text, "/etc/") || text == "/etc/" ||
+		if path.Clean(text) != text && path.Clean(text)+"/" != text ||
+			!strings.HasPrefix(text, "/etc/") || text == "/etc/" ||
 			len(text) > 4096 || strings.ContainsAny(text, "\x00\n") {
 			return fmt.Errorf("%q is not a path below /etc", text)
 		}
@@ -358,10 +369,12 @@ var isKey = textRule{
 	},
 }
 
-var armoured = regexp.MustCompile(`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`)
+var armoured = regexp.MustCompile(
+	`^\s*-----BEGIN PGP PUBLIC KEY BLOCK-----[\s\S]*-----END PGP PUBLIC KEY BLOCK-----\s*$`)
 
 // isSHA256 accepts the hexadecimal form of a SHA-256.
-var isSHA256 = matches(regexp.MustCompile(`^[0-9a-f]{64}$`), "a SHA-256: a SHA-256 has 64 hexadecimal digits in lower case")
+var isSHA256 = matches(regexp.MustCompile(`^[0-9a-f]{64}$`),
+	"a SHA-256: a SHA-256 has 64 hexadecimal digits in lower case")
 
 // isPackageFile accepts the path of a Debian package.
 var isPackageFile = textRule{
@@ -453,7 +466,8 @@ func exactlyOne(at fwpath.Path, objects types.Map, names ...string) diag.Diagnos
 			continue
 		}
 		attributes := one.Attributes()
-		if slices.ContainsFunc(names, func(name string) bool { return attributes[name] != nil && attributes[name].IsUnknown() }) {
+		if slices.ContainsFunc(names,
+			func(name string) bool { return attributes[name] != nil && attributes[name].IsUnknown() }) {
 			continue
 		}
 		set := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return unset(attributes[name]) })
@@ -466,7 +480,8 @@ func exactlyOne(at fwpath.Path, objects types.Map, names ...string) diag.Diagnos
 		}
 		where := at.AtMapKey(key)
 		diags.Append(failedAt(where, failure{
-			do: "use", object: where.String(), err: fmt.Errorf("exactly one of %s must be set, and %s", strings.Join(names, ", "), have),
+			do: "use", object: where.String(),
+			err:  fmt.Errorf("exactly one of %s must be set, and %s", strings.Join(names, ", "), have),
 			next: "Set exactly one of them.",
 		})...)
 	}

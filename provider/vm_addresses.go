@@ -23,22 +23,26 @@ func addressesAttribute() schema.MapNestedAttribute {
 	return schema.MapNestedAttribute{
 		Computed: true,
 		MarkdownDescription: "Addresses of each of the `interfaces`, by its name. Those of IPv4 and IPv6 are as the agent in the guest says " +
-			"when the VM is read; there are none while the VM is off, and those from before while the agent does not answer. They " +
-			"change by themselves, as a DHCP server gives them: that is no change in a plan. An apply that attaches an interface to a VM that runs, or " +
-			"moves one or sets its link up, waits up to 30 seconds for an address of it; an interface without one is no error.",
+			"when the VM is read; there are none while the VM is off, and those from before while the agent does not " +
+			"answer. They change by themselves, as a DHCP server gives them: that is no change in a plan. An apply " +
+			"that attaches an interface to a VM that runs, or moves one or sets its link up, waits up to 30 seconds " +
+			"for an address of it; an interface without one is no error.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"mac": computedText("MAC address of the interface, given or not."),
-			"ipv4": computedTexts("IPv4 addresses, sorted, at most 16 of both kinds together. Link-local addresses (169.254.0.0/16) are " +
-				"left out, unless the interface has no others. `one(sharedos_vm.web.addresses[\"lan\"].ipv4)` is null as long as there is none."),
-			"ipv6": computedTexts("IPv6 addresses, sorted. Link-local addresses (fe80::/10) are left out, unless the interface has no others."),
+			"ipv4": computedTexts(
+				"IPv4 addresses, sorted, at most 16 of both kinds together. Link-local addresses (169.254.0.0/16) " +
+					"are left out, unless the interface has no others. " +
+					"`one(sharedos_vm.web.addresses[\"lan\"].ipv4)` is null as long as there is none."),
+			"ipv6": computedTexts(
+				"IPv6 addresses, sorted. Link-local addresses (fe80::/10) are left out, unless the interface has no others."),
 		}},
 	}
 }
 
 var addressesType = types.ObjectType{AttrTypes: typesOf(addressesAttribute().NestedObject.Attributes)}
 
-// addressesFromVM reads the addresses. What an agent that does not answer has said before stays, for the interfaces that the
-// VM still has.
+// addressesFromVM reads the addresses. What an agent that does not answer has said before stays,
+// for the interfaces that the VM still has.
 func (b *vmInterfaces) addressesFromVM(ctx context.Context, found *vm.VM) diag.Diagnostics {
 	var before map[string]addressesModel
 	var diags diag.Diagnostics

@@ -26,9 +26,10 @@ var vmSamples = map[string]struct {
 	at    path.Path
 	value any
 }{
-	"name":                      {path.Root("name"), "other"},
-	"hostname":                  {path.Root("hostname"), "other.example"},
-	"ssh_authorized_keys":       {path.Root("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
+	"name":     {path.Root("name"), "other"},
+	"hostname": {path.Root("hostname"), "other.example"},
+	"ssh_authorized_keys": {path.Root("ssh_authorized_keys"),
+		[]string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
 	"base":                      {path.Root("base"), tree.Digest{9}.String()},
 	"components":                {path.Root("components"), []string{tree.Digest{8}.String()}},
 	"on_demand":                 {path.Root("on_demand"), []string{tree.Digest{8}.String()}},
@@ -109,8 +110,10 @@ var vmSamples = map[string]struct {
 	"refresh.require_checks":        {path.Root("refresh").AtName("require_checks"), true},
 	"refresh.by":                    {path.Root("refresh").AtName("by"), "rollout"},
 	"refresh.policy":                {path.Root("refresh").AtName("policy"), "report"},
-	"refresh.units.policy":          {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"), "report"},
-	"refresh.units.paths":           {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"), []string{"/usr/a"}},
+	"refresh.units.policy": {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("policy"),
+		"report"},
+	"refresh.units.paths": {path.Root("refresh").AtName("units").AtMapKey("a.service").AtName("paths"),
+		[]string{"/usr/a"}},
 	"refresh.health_checks.unit":    {healthCheckPath.AtName("unit"), "a.service"},
 	"refresh.health_checks.http":    {healthCheckPath.AtName("http"), "http://127.0.0.1/"},
 	"refresh.health_checks.tcp":     {healthCheckPath.AtName("tcp"), "127.0.0.1:1"},
@@ -133,14 +136,15 @@ var vmSamples = map[string]struct {
 	"users.home":                    {userPath.AtName("home"), "/srv/alice"},
 	"users.shell":                   {userPath.AtName("shell"), "/bin/sh"},
 	"users.groups":                  {userPath.AtName("groups"), []string{"adm"}},
-	"users.ssh_authorized_keys":     {userPath.AtName("ssh_authorized_keys"), []string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
-	"users.sudo":                    {userPath.AtName("sudo"), true},
-	"sysctl":                        {path.Root("sysctl"), map[string]string{"vm.swappiness": "10"}},
-	"time_zone":                     {path.Root("time_zone"), "Europe/Berlin"},
-	"locale":                        {path.Root("locale"), "C.UTF-8"},
-	"timeouts.create":               {path.Root("timeouts").AtName("create"), "1h"},
-	"timeouts.update":               {path.Root("timeouts").AtName("update"), "1h"},
-	"timeouts.delete":               {path.Root("timeouts").AtName("delete"), "1h"},
+	"users.ssh_authorized_keys": {userPath.AtName("ssh_authorized_keys"),
+		[]string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
+	"users.sudo":      {userPath.AtName("sudo"), true},
+	"sysctl":          {path.Root("sysctl"), map[string]string{"vm.swappiness": "10"}},
+	"time_zone":       {path.Root("time_zone"), "Europe/Berlin"},
+	"locale":          {path.Root("locale"), "C.UTF-8"},
+	"timeouts.create": {path.Root("timeouts").AtName("create"), "1h"},
+	"timeouts.update": {path.Root("timeouts").AtName("update"), "1h"},
+	"timeouts.delete": {path.Root("timeouts").AtName("delete"), "1h"},
 }
 
 var diskPath = path.Root("disks").AtMapKey("data")
@@ -208,12 +212,14 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 
 			if attribute.IsWriteOnly() { // it is in the configuration alone, and in no state
 				spec := vmSpecOf(t, plan)
-				if diags := plan.model().secrets(t.Context(), &spec); diags.HasError() || string(spec.Secrets["/etc/motd"]) != "secret" {
+				if diags := plan.model().secrets(t.Context(), &spec); diags.HasError() ||
+					string(spec.Secrets["/etc/motd"]) != "secret" {
 					t.Errorf("the secrets are %q, %v", spec.Secrets["/etc/motd"], diags)
 				}
 				return
 			}
-			if text(t, vmSpecOf(t, plan)) == text(t, vmSpecOf(t, plain)) && root != "timeouts" { // these bound what the provider does
+			if text(t, vmSpecOf(t, plan)) == text(t, vmSpecOf(t, plain)) &&
+				root != "timeouts" { // these bound what the provider does
 				t.Error("the specification is the same with another value: see toSpec")
 			}
 			if plan.model().changeFrom(plain.model()) == (vmChange{}) {
@@ -255,29 +261,38 @@ func TestEveryAttributeOfAVMIsHandledByItsBlock(t *testing.T) {
 func TestEveryComputedAttributeOfAVMIsFilledIn(t *testing.T) {
 	found := plainVM()
 	stack := release.Stack{
-		ID: tree.Digest{9}, Base: tree.Digest{1}, Components: []tree.Digest{{2}}, Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
+		ID: tree.Digest{9}, Base: tree.Digest{1}, Components: []tree.Digest{{2}},
+		Layers: []release.Layer{{ID: tree.Digest{3}, Size: 4096}}, Kernel: "6.12",
 	}
 	found.Answered, found.Stack, found.ReadySeconds, found.AwaitsPowerCycle = true, stack, 1.5, true
-	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no", Kernel: "6.11", Pending: []string{"kernel"},
+	found.Agent = &agentapi.StatusResponse{AgentVersion: "1", AgentDigest: "sha256:1", AgentRefused: "sha256:2: no",
+		Kernel: "6.11", Pending: []string{"kernel"},
 		Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer"}}
 	found.Surplus = []vm.SurplusLayer{{ID: tree.Digest{4}, InUseBy: []string{"a.service"}}}
 	found.Faults = []vm.Fault{{Object: "private disk", Problem: "it is gone", Mended: true}}
 	found.Spec.Attached, found.ConsoleLog = []string{"tool"}, "/var/lib/sharedos/console-web.log"
 	found.Drift = map[string]string{"/etc/motd": "it is gone"}
 	found.Spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
-	found.Addresses = map[string][]netip.Addr{"lan": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::2")}}
+	found.Addresses = map[string][]netip.Addr{"lan": {netip.MustParseAddr("10.0.0.2"),
+		netip.MustParseAddr("2001:db8::2")}}
 	plan := newVMPlan(t, found)
 	model := plan.model()
 	impact := &agentapi.Impact{
-		Level: agentapi.Level_RESTART, Reasons: []string{"why"}, Left: []string{"b.service"}, Sessions: []string{"s"}, Unaffected: []string{"c.service"},
-		Starts: []*agentapi.UnitStart{{Unit: "d.service", WantedBy: "multi-user.target"}}, Remaining: []string{"r"}, Pending: []string{"p"},
-		Units: []*agentapi.UnitImpact{{Unit: "a.service", Level: agentapi.Level_RESTART, Reason: "maps", Paths: []string{"/usr/a"}, Packages: []string{"a"}}},
+		Level: agentapi.Level_RESTART, Reasons: []string{"why"}, Left: []string{"b.service"}, Sessions: []string{"s"},
+		Unaffected: []string{"c.service"},
+		Starts:     []*agentapi.UnitStart{{Unit: "d.service", WantedBy: "multi-user.target"}},
+		Remaining:  []string{"r"}, Pending: []string{"p"},
+		Units: []*agentapi.UnitImpact{{Unit: "a.service", Level: agentapi.Level_RESTART, Reason: "maps",
+			Paths: []string{"/usr/a"}, Packages: []string{"a"}}},
 	}
 	diags := model.fromImpact(t.Context(), impact)
 	diags.Append(model.fromReport(t.Context(), &agentapi.Report{
-		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none", Impact: impact, EtcCarried: 1, Purged: 3,
-		Restarts: []*agentapi.UnitRestart{{Unit: "a.service", Level: agentapi.Level_RESTART, InterruptionUs: 1500, Error: "late"}},
-		Pinned:   []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"}, Unchecked: []string{"h"}, Pending: []string{"i"}, Starts: impact.GetStarts(),
+		From: &agentapi.Stack{Base: "sha256:1"}, To: &agentapi.Stack{Base: "sha256:2"}, Committed: true, Error: "none",
+		Impact: impact, EtcCarried: 1, Purged: 3,
+		Restarts: []*agentapi.UnitRestart{{Unit: "a.service", Level: agentapi.Level_RESTART,
+			InterruptionUs: 1500, Error: "late"}},
+		Pinned: []string{"d"}, Conflicts: []string{"e"}, Remaining: []string{"f"}, Left: []string{"g"},
+		Unchecked: []string{"h"}, Pending: []string{"i"}, Starts: impact.GetStarts(),
 		Timings: []*agentapi.Timing{{Step: "swap", Micros: 250}},
 	}, 4096)...)
 	if diags.HasError() {
@@ -334,7 +349,8 @@ func TestAnObjectThatIsNotConfiguredHasTheDefaultsOfItsAttributes(t *testing.T) 
 		t.Fatal(diags)
 	}
 	for name, want := range map[string]attr.Value{
-		"strategy": types.StringValue("live"), "max_impact": types.StringValue("restart"), "settle": types.StringValue("5s"),
+		"strategy": types.StringValue("live"), "max_impact": types.StringValue("restart"),
+		"settle":          types.StringValue("5s"),
 		"restart_timeout": types.StringNull(), "policy": types.StringValue("restart"),
 	} {
 		if got := value.Attributes()[name]; !got.Equal(want) {
@@ -361,7 +377,8 @@ func TestUnitsThatAReleaseEnablesAreDescribed(t *testing.T) {
 		{Unit: "a.service", WantedBy: "multi-user.target"}, {Unit: "b.service", WantedBy: "x.target", Skipped: "x.target is not active"},
 		{Unit: "c.service", WantedBy: "multi-user.target", Error: "boom"},
 	}}
-	want := []string{"a.service, wanted by multi-user.target", "b.service, wanted by x.target: not started: x.target is not active",
+	want := []string{"a.service, wanted by multi-user.target",
+		"b.service, wanted by x.target: not started: x.target is not active",
 		"c.service, wanted by multi-user.target: it failed: boom"}
 	if got := startTexts(report.GetStarts()); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
@@ -377,12 +394,14 @@ func TestAVMThatIsNotAsItsStackSaysIsNamed(t *testing.T) {
 		t.Errorf("%v", diags)
 	}
 	found := plainVM()
-	found.Agent = &agentapi.StatusResponse{Remaining: []string{"dbus.service 1 /usr/lib/x"}, Unreadable: []string{"layer 12: its disk is gone"}}
+	found.Agent = &agentapi.StatusResponse{Remaining: []string{"dbus.service 1 /usr/lib/x"},
+		Unreadable: []string{"layer 12: its disk is gone"}}
 	diags := warnings("web", found)
 	if len(diags) != 2 || diags.HasError() {
 		t.Fatalf("%v", diags)
 	}
-	for i, wants := range [][]string{{"cannot read", "layer 12: its disk is gone", "power the VM off and start it"}, {"old code", "dbus.service 1 /usr/lib/x", "soft_reboot"}} {
+	for i, wants := range [][]string{{"cannot read", "layer 12: its disk is gone", "power the VM off and start it"},
+		{"old code", "dbus.service 1 /usr/lib/x", "soft_reboot"}} {
 		for _, want := range wants {
 			if text := diags[i].Summary() + diags[i].Detail(); !strings.Contains(text, want) {
 				t.Errorf("%q does not say %q", text, want)

@@ -41,7 +41,8 @@ var componentMoves = map[string]struct {
 		},
 	},
 	"create with an offer": {nil, func(base, tool []string) values { return values{"base": base[0], "on_demand": []any{tool[0]}} }},
-	"create":               {nil, func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
+	"create": {nil,
+		func(base, tool []string) values { return values{"base": base[0], "components": []any{tool[0]}} }},
 }
 
 // staged is a VM that is about to move, with the releases that it moves between.
@@ -51,7 +52,8 @@ func staged(t *testing.T, move struct {
 	t.Helper()
 	s = newStage(t, "archive", false)
 	tool := []string{releaseOf(t, s.state)}
-	web := values{"name": "web", "memory": "512MiB", "disk": values{"size": "4GiB"}, "timeouts": values{"create": "20s", "update": "20s"}}
+	web := values{"name": "web", "memory": "512MiB", "disk": values{"size": "4GiB"},
+		"timeouts": values{"create": "20s", "update": "20s"}}
 	state = s.c.none("sharedos_vm")
 	if move.from != nil {
 		state = applied(t, s.c, "sharedos_vm", state, merged(web, move.from(s.releases, tool)))
@@ -80,7 +82,8 @@ func TestAnApplyOfComponentsOfAVMDoesWhatThePlanSaid(t *testing.T) {
 			}
 			twice(t, name+"/"+happening, true, func(t *testing.T, again bool) {
 				s, state, after := staged(t, move)
-				_, text := consistent(t, s.world, "sharedos_vm", state, valueOf(t, s.c.typeOf("sharedos_vm"), after), func() { happen(s) }, again)
+				_, text := consistent(t, s.world, "sharedos_vm", state, valueOf(t, s.c.typeOf("sharedos_vm"), after),
+					func() { happen(s) }, again)
 				if happening == "nothing" && text != "" {
 					t.Error(text)
 				}
@@ -103,7 +106,8 @@ func TestWhatIsKnownBeforeTheComponentIsStaysAsItIs(t *testing.T) {
 			if _, offered := after["on_demand"]; offered {
 				later = "on_demand"
 			}
-			before, text := newClient(t, s.world).plan("sharedos_vm", state, valueOf(t, of, merged(after, values{later: []any{unknown{}}})))
+			before, text := newClient(t, s.world).plan("sharedos_vm", state,
+				valueOf(t, of, merged(after, values{later: []any{unknown{}}})))
 			if text != "" {
 				t.Fatal(text)
 			}

@@ -42,9 +42,9 @@ func (*vmCompute) attributes() map[string]schema.Attribute {
 		},
 		"max_vcpus": schema.Int64Attribute{
 			Optional: true,
-			MarkdownDescription: "How many virtual CPUs the VM can have while it runs. A change takes a power-off. If it is not set, " +
-				"the VM keeps its `vcpus` while it runs. On a host without KVM a VM can lose processors while it runs, and not " +
-				"get any.",
+			MarkdownDescription: "How many virtual CPUs the VM can have while it runs. A change takes a power-off. " +
+				"If it is not set, the VM keeps its `vcpus` while it runs. On a host without KVM a VM can lose " +
+				"processors while it runs, and not get any.",
 			Validators: []validator.Int64{int64validator.Between(1, hypervisor.MaxVCPUs)},
 		},
 		"memory": schema.StringAttribute{
@@ -80,12 +80,14 @@ func (b *vmCompute) completePlan(_, state *vmModel) {
 func (b *vmCompute) validate() (diags diag.Diagnostics) {
 	if !unset(b.MaxVCPUs) && !b.VCPUs.IsUnknown() && b.MaxVCPUs.ValueInt64() < b.VCPUs.ValueInt64() {
 		diags.AddAttributeError(path.Root("max_vcpus"), "A maximum of processors is too small",
-			fmt.Sprintf("The VM is to have %d processors, and at most %d while it runs. Set max_vcpus to %[1]d or more, or remove it.",
+			fmt.Sprintf(
+				"The VM is to have %d processors, and at most %d while it runs. Set max_vcpus to %[1]d or more, or remove it.",
 				b.VCPUs.ValueInt64(), b.MaxVCPUs.ValueInt64()))
 	}
 	if !unset(b.MaxMemory) && !b.Memory.IsUnknown() && b.MaxMemory.Bytes() < b.Memory.Bytes() {
 		diags.AddAttributeError(path.Root("max_memory"), "A maximum of memory is too small",
-			fmt.Sprintf("The VM is to have %s of memory, and at most %s while it runs. Set max_memory to %[1]s or more, or remove it.",
+			fmt.Sprintf(
+				"The VM is to have %s of memory, and at most %s while it runs. Set max_memory to %[1]s or more, or remove it.",
 				b.Memory.ValueString(), b.MaxMemory.ValueString()))
 	}
 	return diags
@@ -124,7 +126,8 @@ func (b *vmCompute) compare(state *vmModel, change *vmChange) {
 	}
 	var have, want vm.Spec
 	for block, spec := range map[*vmCompute]*vm.Spec{b: &want, &state.vmCompute: &have} {
-		if block.VCPUs.IsUnknown() || block.MaxVCPUs.IsUnknown() || block.Memory.IsUnknown() || block.MaxMemory.IsUnknown() ||
+		if block.VCPUs.IsUnknown() || block.MaxVCPUs.IsUnknown() || block.Memory.IsUnknown() ||
+			block.MaxMemory.IsUnknown() ||
 			block.toSpec(context.Background(), spec).HasError() {
 			change.hardware = true
 			return

@@ -33,7 +33,8 @@ func TestProcessorsAndMemoryOfAVM(t *testing.T) {
 			}
 		}
 		var checks []statecheck.StateCheck
-		for name, want := range map[string]any{"vcpus": vcpus, "max_vcpus": maxVCPUs, "memory": memory, "max_memory": maxMemory} {
+		for name, want := range map[string]any{"vcpus": vcpus, "max_vcpus": maxVCPUs, "memory": memory,
+			"max_memory": maxMemory} {
 			checks = append(checks, value(webAddress, attribute(name), known(want)))
 		}
 		return checks
@@ -49,8 +50,10 @@ func TestProcessorsAndMemoryOfAVM(t *testing.T) {
 			Config:    config,
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact(way)),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact(said)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact(way)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
+					knownvalue.ListExact(said)),
 			),
 			ConfigStateChecks: state,
 			Check: func(*terraform.State) error {
@@ -63,15 +66,17 @@ func TestProcessorsAndMemoryOfAVM(t *testing.T) {
 	}
 	const most = "max_vcpus = 4\n" + `max_memory = "1GiB"`
 	imported := resource.TestStep{
-		ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-		ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
+		ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+		ImportStateVerifyIdentifierAttribute: "name",
+		ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
 	}
 	check(t, world,
 		resource.TestStep{Config: config("512MiB", ""), ConfigStateChecks: has(1, nil, "512MiB", nil)},
 		step(config("512MiB", most), powerOff, has(1, 4, "512MiB", "1GiB"), vm.ReasonMaxProcessors, vm.ReasonMaxMemory),
 		imported,
 		step(config("512MiB", "vcpus = 3\n"+most), live, has(3, 4, "512MiB", "1GiB"), vm.ReasonLiveProcessors),
-		step(config("1024MiB", "vcpus = 2\n"+most), live, has(2, 4, "1024MiB", "1GiB"), vm.ReasonLiveProcessors, vm.ReasonLiveMemory),
+		step(config("1024MiB", "vcpus = 2\n"+most), live, has(2, 4, "1024MiB", "1GiB"),
+			vm.ReasonLiveProcessors, vm.ReasonLiveMemory),
 		resource.TestStep{ // another text for the same maximum
 			Config:            config("1GiB", "vcpus = 2\nmax_vcpus = 4\n"+`max_memory = "1048576KiB"`),
 			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionNoop)),
@@ -80,10 +85,12 @@ func TestProcessorsAndMemoryOfAVM(t *testing.T) {
 		step(config("256MiB", "vcpus = 2\n"+most), live, has(2, 4, "256MiB", "1GiB"), vm.ReasonLiveMemory),
 		// Somebody plugs a processor in with virsh: the plan shows it, and the apply takes it out again.
 		resource.TestStep{
-			PreConfig: func() { must(t, world.Domains.SetVCPUs(t.Context(), "web", 3)) },
-			Config:    config("256MiB", "vcpus = 2\n"+most), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			PreConfig:         func() { must(t, world.Domains.SetVCPUs(t.Context(), "web", 3)) },
+			Config:            config("256MiB", "vcpus = 2\n"+most),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: has(2, 4, "256MiB", "1GiB"),
 		},
-		step(config("256MiB", "vcpus = 2"), powerOff, has(2, nil, "256MiB", nil), vm.ReasonMaxProcessors, vm.ReasonMaxMemory),
+		step(config("256MiB", "vcpus = 2"), powerOff, has(2, nil, "256MiB", nil),
+			vm.ReasonMaxProcessors, vm.ReasonMaxMemory),
 	)
 }

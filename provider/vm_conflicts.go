@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/plain"
 )
 
-// conflictWarning warns of what a refresh did not bring to the release's version in the VM's own files, and says what an
-// administrator can do. A refresh that was rolled back has changed nothing.
+// conflictWarning warns of what a refresh did not bring to the release's version in the VM's own
+// files, and says what an administrator can do. A refresh that was rolled back has changed nothing.
 func conflictWarning(report *agentapi.Report) diag.Diagnostics {
 	conflicts := report.GetConflictDetails()
 	if len(conflicts) == 0 || !report.GetCommitted() {

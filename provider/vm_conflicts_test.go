@@ -14,8 +14,9 @@ func TestConflictsAreAWarningThatSaysWhatToDo(t *testing.T) {
 		{Path: "/etc/c", Kind: "changed", Reason: "mode", Advice: "merge it by hand"},
 	}}
 	warnings := conflictWarning(report)
-	want := "The agent in the VM says what an administrator of the VM can do:\n  guest| /etc/a: changed here and by the release\n" +
-		"  guest| /etc/c: mode\n  guest| To do: merge it by hand.\n  guest| /etc/b: something is mounted on it\n  guest| To do: unmount it.\n"
+	want := "The agent in the VM says what an administrator of the VM can do:\n  guest| /etc/a: changed here and by " +
+		"the release\n  guest| /etc/c: mode\n  guest| To do: merge it by hand.\n  guest| /etc/b: something is " +
+		"mounted on it\n  guest| To do: unmount it.\n"
 	if len(warnings) != 1 || warnings[0].Detail() != want || !strings.Contains(warnings[0].Summary(), "3 of") {
 		t.Errorf("%v", warnings)
 	}
@@ -31,7 +32,8 @@ func TestConflictsAreAWarningThatSaysWhatToDo(t *testing.T) {
 func TestPathsBelowEtcAreAccepted(t *testing.T) {
 	for text, good := range map[string]bool{
 		"/etc/motd": true, "/etc/ssh/*.conf": true, "/etc/ssl/": true, "/etc/[ab]": true,
-		"/etc": false, "/etc/": false, "/var/x": false, "etc/x": false, "/etc/../var": false, "/etc//x": false, "/etc/[a": false, "/etc/a\nb": false,
+		"/etc": false, "/etc/": false, "/var/x": false, "etc/x": false, "/etc/../var": false, "/etc//x": false,
+		"/etc/[a": false, "/etc/a\nb": false,
 	} {
 		if err := isEtcPattern.check(text); (err == nil) != good {
 			t.Errorf("%q: %v", text, err)

@@ -49,8 +49,8 @@ type refreshDetails struct {
 func refreshDetailsAttribute() resource.SingleNestedAttribute {
 	return resource.SingleNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "The last refresh, as the agent reports it; null if there was none since the VM was made, and while the " +
-			"agent does not answer.",
+		MarkdownDescription: "The last refresh, as the agent reports it; null if there was none since the VM was " +
+			"made, and while the agent does not answer.",
 		Attributes: map[string]resource.Attribute{
 			"from":       computedText("Id of the base release before the refresh."),
 			"to":         computedText("Id of the base release that the VM was to be moved to."),
@@ -60,15 +60,21 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 			"unaffected": computedTexts("Units that use nothing that changed. They were left alone."),
 			"pinned": computedTexts("Units that keep the old `/usr` in their own mount namespace and use nothing " +
 				"that changed."),
-			"left": computedTexts("Units that `refresh.policy` left alone, with the reason. They run old code until you restart them."),
-			"remaining": computedTexts("Processes that still ran old code when the refresh ended, whichever refresh brought the new " +
-				"code. The attribute `remaining` of the VM has those of now."),
-			"pending":   computedTexts("Changes that were still waiting for a power-off and start when the refresh ended."),
-			"unchecked": computedTexts("Health checks that already failed before the refresh, with the reason. Their results were ignored."),
-			"purged": resource.Int64Attribute{Computed: true, MarkdownDescription: "Number of files and directories that went with " +
-				"components, because `refresh.purge` is true."},
-			"etc_carried": resource.Int64Attribute{Computed: true, MarkdownDescription: "Number of files in `/etc` that were updated to " +
-				"the version in the release."},
+			"left": computedTexts(
+				"Units that `refresh.policy` left alone, with the reason. They run old code until you restart them."),
+			"remaining": computedTexts(
+				"Processes that still ran old code when the refresh ended, whichever refresh brought the new " +
+					"code. The attribute `remaining` of the VM has those of now."),
+			"pending": computedTexts(
+				"Changes that were still waiting for a power-off and start when the refresh ended."),
+			"unchecked": computedTexts(
+				"Health checks that already failed before the refresh, with the reason. Their results were ignored."),
+			"purged": resource.Int64Attribute{Computed: true,
+				MarkdownDescription: "Number of files and directories that went with " +
+					"components, because `refresh.purge` is true."},
+			"etc_carried": resource.Int64Attribute{Computed: true,
+				MarkdownDescription: "Number of files in `/etc` that were updated to " +
+					"the version in the release."},
 			"timings_ms": resource.MapAttribute{
 				Computed: true, ElementType: types.Float64Type,
 				MarkdownDescription: "Milliseconds of each step. Steps named `renew` with a unit are parts of " +
@@ -76,11 +82,13 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 					"`start`.",
 			},
 			"timeline": resource.ListNestedAttribute{
-				Computed:            true,
-				MarkdownDescription: fmt.Sprintf("The steps that follow one another, in their order, at most %d.", maxTimeline),
+				Computed: true,
+				MarkdownDescription: fmt.Sprintf("The steps that follow one another, in their order, at most %d.",
+					maxTimeline),
 				NestedObject: resource.NestedAttributeObject{Attributes: map[string]resource.Attribute{
 					"step": computedText("Name of the step."),
-					"ms":   resource.Float64Attribute{Computed: true, MarkdownDescription: "Milliseconds that it took."},
+					"ms": resource.Float64Attribute{Computed: true,
+						MarkdownDescription: "Milliseconds that it took."},
 				}},
 			},
 		},
@@ -89,8 +97,8 @@ func refreshDetailsAttribute() resource.SingleNestedAttribute {
 
 var refreshDetailsTypes = typesOf(refreshDetailsAttribute().Attributes)
 
-// notInData are the attributes of the resource that say how Terraform is to change a VM, what its last plan and apply said, and what is
-// written into the guest, which is for the state of the resource alone.
+// notInData are the attributes of the resource that say how Terraform is to change a VM, what its last
+// plan and apply said, and what is written into the guest, which is for the state of the resource alone.
 var notInData = []string{"refresh", "ready", "impact", "detach_on_demand", "last_refresh", "files", "units", "users"}
 
 // vmDataAttributes are the attributes of the resource that describe a VM as it is.
@@ -105,7 +113,8 @@ func vmDataAttributes() map[string]resource.Attribute {
 // Schema implements datasource.DataSource.
 func (d *vmDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	attributes := computedData(vmDataAttributes())
-	attributes["last_refresh"] = computedData(map[string]resource.Attribute{"last_refresh": refreshDetailsAttribute()})["last_refresh"]
+	attributes["last_refresh"] = computedData(
+		map[string]resource.Attribute{"last_refresh": refreshDetailsAttribute()})["last_refresh"]
 	attributes["silent"] = schema.BoolAttribute{
 		Computed: true, MarkdownDescription: "Whether the VM runs and its agent does not answer, so that what it runs is not known.",
 	}
@@ -138,7 +147,8 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 	}
 	if silent(found) {
 		resp.Diagnostics.AddWarning("The agent of "+vmName(name)+" does not answer",
-			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: "What it runs is not known: stack is that of its definition, and last_refresh is null."}.detail())
+			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer),
+				next: "What it runs is not known: stack is that of its definition, and last_refresh is null."}.detail())
 	}
 	model, diags := describedVM(ctx, found)
 	resp.Diagnostics.Append(diags...)
@@ -154,11 +164,14 @@ func (d *vmDataSource) Read(ctx context.Context, req datasource.ReadRequest, res
 func detailsOf(report *agentapi.Report) refreshDetails {
 	details := refreshDetails{
 		From: guestText(report.GetFrom().GetBase()), To: guestText(report.GetTo().GetBase()),
-		Committed: report.GetCommitted(), Error: optionalText(report.GetError()), Level: levelName(report.GetImpact().GetLevel()),
+		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
+		Level:      levelName(report.GetImpact().GetLevel()),
 		Unaffected: guestTexts(report.GetImpact().GetUnaffected()), Pinned: guestTexts(report.GetPinned()),
-		Left: guestTexts(report.GetLeft()), Remaining: guestTexts(report.GetRemaining()), Pending: guestTexts(report.GetPending()),
-		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), Purged: report.GetPurged(), TimingsMS: map[string]float64{},
-		Timeline: timelineOf(report),
+		Left: guestTexts(report.GetLeft()), Remaining: guestTexts(report.GetRemaining()),
+		Pending:   guestTexts(report.GetPending()),
+		Unchecked: guestTexts(report.GetUnchecked()), EtcCarried: report.GetEtcCarried(), Purged: report.GetPurged(),
+		TimingsMS: map[string]float64{},
+		Timeline:  timelineOf(report),
 	}
 	for _, timing := range limited(report.GetTimings()) {
 		details.TimingsMS[guestText(timing.GetStep())] += float64(timing.GetMicros()) / 1000

@@ -57,10 +57,13 @@ func disksAttribute() schema.MapNestedAttribute {
 	const powerOff, live = "A change takes a power-off and start of a VM that runs.", "A change is live."
 	return schema.MapNestedAttribute{
 		Optional: true,
-		MarkdownDescription: fmt.Sprintf("Further disks, by names of your choice, at most %d. Each has either `size` or `volume`. Disks are attached "+
-			"and detached live, and grow live. **Removing a disk that has `size` deletes its data**, as does destroying the VM. A disk that is "+
-			"detached is unmounted first; that is refused with the names of its users if it is in use in the VM. A running VM has PCIe "+
-			"ports for some disks more than it was started with; the plan says if these do not suffice.", hypervisor.MaxDisks),
+		MarkdownDescription: fmt.Sprintf(
+			"Further disks, by names of your choice, at most %d. Each has either `size` or `volume`. Disks are attached "+
+				"and detached live, and grow live. **Removing a disk that has `size` deletes its data**, as does destroying the VM. A disk that is "+
+				"detached is unmounted first; that is refused with the names of its users if it is in use in the VM. "+
+				"A running VM has PCIe ports for some disks more than it was started with; the plan says if these do "+
+				"not suffice.",
+			hypervisor.MaxDisks),
 		Validators: []validator.Map{mapvalidator.KeysAre(isDiskName), mapvalidator.SizeAtMost(hypervisor.MaxDisks)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"size": schema.StringAttribute{
@@ -71,8 +74,9 @@ func disksAttribute() schema.MapNestedAttribute {
 			},
 			"pool": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "libvirt storage pool of the disk, which has to exist. Default: that of the private disk. A change is " +
-					"refused: a disk in another pool is another disk, so give it another name.",
+				MarkdownDescription: "libvirt storage pool of the disk, which has to exist. Default: that of the " +
+					"private disk. A change is refused: a disk in another pool is another disk, so give it another " +
+					"name.",
 				Validators: []validator.String{isPoolName},
 			},
 			"volume": schema.StringAttribute{
@@ -146,7 +150,8 @@ func (b *vmDisks) validate() diag.Diagnostics {
 		}
 		at := path.Root("disks").AtMapKey(name)
 		refuse := func(attribute string, err error, next string) {
-			diags.Append(failedAt(at.AtName(attribute), failure{do: "use", object: fmt.Sprintf("disk %q", name), err: err, next: next})...)
+			diags.Append(failedAt(at.AtName(attribute),
+				failure{do: "use", object: fmt.Sprintf("disk %q", name), err: err, next: next})...)
 		}
 		known := func(attribute string) (string, bool) {
 			value, ok := one.Attributes()[attribute].(types.String)
@@ -156,17 +161,20 @@ func (b *vmDisks) validate() diag.Diagnostics {
 		if value, ok := one.Attributes()["serial"].(types.String); ok && value.IsNull() {
 			serial, given = name, true
 			if err := hypervisor.CheckDiskSerial(name); err != nil && isDiskName.check(name) == nil {
-				refuse("serial", fmt.Errorf("its name cannot be its serial: %w", err), "Set serial, or choose another name.")
+				refuse("serial", fmt.Errorf("its name cannot be its serial: %w", err),
+					"Set serial, or choose another name.")
 			}
 		}
 		if other, twice := serials[serial]; twice && given {
-			refuse("serial", fmt.Errorf("disk %q has the serial %s, too", other, serial), "Set another serial for one of them.")
+			refuse("serial", fmt.Errorf("disk %q has the serial %s, too", other, serial),
+				"Set another serial for one of them.")
 		} else if given {
 			serials[serial] = name
 		}
 		point, mounted := known("mount_point")
 		if other, twice := points[point]; twice && mounted {
-			refuse("mount_point", fmt.Errorf("disk %q is mounted at %s, too", other, point), "Choose another mount point for one of them.")
+			refuse("mount_point", fmt.Errorf("disk %q is mounted at %s, too", other, point),
+				"Choose another mount point for one of them.")
 		} else if mounted {
 			points[point] = name
 		}
@@ -177,7 +185,8 @@ func (b *vmDisks) validate() diag.Diagnostics {
 		case mounted && one.Attributes()["file_system"].IsNull():
 			refuse("mount_point", errors.New("it has no file_system"), "Set file_system, too, or neither of both.")
 		}
-		if size, ok := one.Attributes()["size"].(sizeValue); ok && !unset(size) && system == agentapi.XFS && size.Bytes() < minXFS {
+		if size, ok := one.Attributes()["size"].(sizeValue); ok && !unset(size) &&
+			system == agentapi.XFS && size.Bytes() < minXFS {
 			refuse("size", fmt.Errorf("xfs needs at least %s", formatSize(minXFS)), "Set a larger size, or use ext4.")
 		}
 	}
@@ -240,8 +249,10 @@ func (b *vmDisks) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics {
 		was := before[name]
 		model := diskModel{
 			Size: sizeValue{types.StringNull()}, Pool: unlessZero(disk.Pool), Volume: unlessZero(disk.Volume),
-			Format: &disk.Format, Cache: &disk.Cache, Discard: &disk.Discard, Serial: &disk.Serial, ReadOnly: &disk.ReadOnly,
-			DeletionProtection: &disk.Protected, FileSystem: unlessZero(disk.FileSystem), MountPoint: unlessZero(disk.MountPoint),
+			Format: &disk.Format, Cache: &disk.Cache, Discard: &disk.Discard, Serial: &disk.Serial,
+			ReadOnly:           &disk.ReadOnly,
+			DeletionProtection: &disk.Protected, FileSystem: unlessZero(disk.FileSystem),
+			MountPoint: unlessZero(disk.MountPoint),
 		}
 		if disk.Size > 0 {
 			if model.Size = newSize(disk.Size); was.Size.same(model.Size) {
@@ -322,7 +333,8 @@ func (b *vmDisks) refuseShrink(vmName string, state *vmModel) (diags diag.Diagno
 			continue
 		}
 		diags.Append(failedAt(path.Root("disks").AtMapKey(name).AtName("size"), failure{
-			do: "plan", object: vmName, err: fmt.Errorf("its disk %q has %s and cannot shrink to %s", name, formatSize(is), formatSize(to)),
+			do: "plan", object: vmName,
+			err:  fmt.Errorf("its disk %q has %s and cannot shrink to %s", name, formatSize(is), formatSize(to)),
 			next: "Set size to " + formatSize(is) + " or more. Data would be lost otherwise.",
 		})...)
 	}

@@ -46,11 +46,13 @@ func isData(t *testing.T, world *providertest.World, want hypervisor.DiskRecord)
 	}
 }
 
-// Each attribute of a disk: a VM is made without it and gets it, is imported, loses it to somebody else, and gets it again.
+// Each attribute of a disk: a VM is made without it and gets it, is imported, loses it to somebody
+// else, and gets it again.
 func TestAttributesOfADisk(t *testing.T) {
 	const powerOff, live = "reboot", "none"
 	plain := hypervisor.DiskRecord{
-		DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: "data"}, Size: 1 << 30,
+		DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: "data"},
+		Size:       1 << 30,
 	}
 	device := func(change func(*hypervisor.DiskDevice)) func(*hypervisor.Domain) {
 		return func(d *hypervisor.Domain) {
@@ -78,11 +80,13 @@ func TestAttributesOfADisk(t *testing.T) {
 			record(func(r *hypervisor.DiskRecord) { r.Size = 1 << 30 }),
 		},
 		"cache": {
-			`"writeback"`, knownvalue.StringExact("writeback"), func(r *hypervisor.DiskRecord) { r.Cache = "writeback" }, powerOff,
+			`"writeback"`, knownvalue.StringExact("writeback"),
+			func(r *hypervisor.DiskRecord) { r.Cache = "writeback" }, powerOff,
 			device(func(d *hypervisor.DiskDevice) { d.Cache = "unsafe" }),
 		},
 		"discard": {
-			`"ignore"`, knownvalue.StringExact("ignore"), func(r *hypervisor.DiskRecord) { r.Discard = "ignore" }, powerOff,
+			`"ignore"`, knownvalue.StringExact("ignore"),
+			func(r *hypervisor.DiskRecord) { r.Discard = "ignore" }, powerOff,
 			device(func(d *hypervisor.DiskDevice) { d.Discard = "unmap" }),
 		},
 		"serial": {
@@ -99,7 +103,8 @@ func TestAttributesOfADisk(t *testing.T) {
 		},
 		"mount_point": {
 			`"/srv/data"
-			file_system = "ext4"`, knownvalue.StringExact("/srv/data"), func(r *hypervisor.DiskRecord) { r.FileSystem, r.MountPoint = "ext4", "/srv/data" }, live,
+			file_system = "ext4"`, knownvalue.StringExact("/srv/data"),
+			func(r *hypervisor.DiskRecord) { r.FileSystem, r.MountPoint = "ext4", "/srv/data" }, live,
 			record(func(r *hypervisor.DiskRecord) { r.MountPoint = "/srv/other" }),
 		},
 	} {
@@ -114,16 +119,20 @@ func TestAttributesOfADisk(t *testing.T) {
 			with := data(size + name + " = " + test.value)
 			want := plain
 			test.want(&want)
-			changes := []plancheck.PlanCheck{action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, at, test.known)}
+			changes := []plancheck.PlanCheck{action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, at, test.known)}
 			if test.way != "" {
-				changes = append(changes, plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact(test.way)))
+				changes = append(changes,
+					plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+						knownvalue.StringExact(test.way)))
 			}
 			var calls []string
 			check(t, world,
 				resource.TestStep{Config: without, Check: isData(t, world, plain)},
 				resource.TestStep{
 					PreConfig: func() { calls = world.Domains.Calls() },
-					Config:    with, ConfigPlanChecks: plans(changes...), ConfigStateChecks: []statecheck.StateCheck{value(webAddress, at, test.known)},
+					Config:    with, ConfigPlanChecks: plans(changes...),
+					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, at, test.known)},
 					Check: resource.ComposeTestCheckFunc(isData(t, world, want), func(*terraform.State) error {
 						did := world.Domains.Calls()[len(calls):]
 						if started := slices.Contains(did, "Start web"); started != (test.way == powerOff) {
@@ -147,7 +156,8 @@ func TestAttributesOfADisk(t *testing.T) {
 	}
 }
 
-// Disks come and go in a running VM, an existing volume among them; the spelling of sizes and the pool of the VM are no changes.
+// Disks come and go in a running VM, an existing volume among them; the spelling of sizes and the
+// pool of the VM are no changes.
 func TestDisksOfARunningVM(t *testing.T) {
 	world := newWorld(t)
 	path := world.Volumes.Path("mine.img")
@@ -155,8 +165,10 @@ func TestDisksOfARunningVM(t *testing.T) {
 	with := func(disks string) string { return debian(patched) + web("disks = {"+disks+"}") }
 	const logs = "\nlogs = { size = \"1GiB\" }\n"
 	live := plans(
-		action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
-		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact(string(vm.ReasonDisksLive))})),
+		action(webAddress, plancheck.ResourceActionUpdate),
+		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
+			knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact(string(vm.ReasonDisksLive))})),
 	)
 	attached := func(want ...string) resource.TestCheckFunc {
 		return func(*terraform.State) error {
@@ -170,17 +182,21 @@ func TestDisksOfARunningVM(t *testing.T) {
 	noop := plans(action(webAddress, plancheck.ResourceActionNoop))
 	check(t, world,
 		resource.TestStep{Config: with(""), Check: attached()},
-		resource.TestStep{Config: debian(patched) + web(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{Config: debian(patched) + web(""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
 		resource.TestStep{Config: with(logs), ConfigPlanChecks: live, Check: attached("logs")},
 		resource.TestStep{Config: with("\nlogs = { size = \"1024MiB\" }\n"), ConfigPlanChecks: noop},
-		resource.TestStep{Config: with(logs + "mine = { volume = \"mine.img\", read_only = true }\n"), ConfigPlanChecks: live, Check: attached("logs", "mine")},
+		resource.TestStep{Config: with(logs + "mine = { volume = \"mine.img\", read_only = true }\n"),
+			ConfigPlanChecks: live, Check: attached("logs", "mine")},
 		resource.TestStep{
-			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-			ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+			ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
 		},
 		resource.TestStep{
 			PreConfig: func() { world.Domains.UnplugDisk("web", "logs") },
-			Config:    with(logs + "mine = { volume = \"mine.img\", read_only = true }\n"), Check: attached("logs", "mine"),
+			Config:    with(logs + "mine = { volume = \"mine.img\", read_only = true }\n"),
+			Check:     attached("logs", "mine"),
 		},
 		resource.TestStep{Config: with(logs), ConfigPlanChecks: live, Check: attached("logs")},
 		resource.TestStep{
@@ -220,12 +236,14 @@ func TestDisksThatAreRefused(t *testing.T) {
 		{data("size = \"64MiB\"\nfile_system = \"xfs\"\nmount_point = \"/srv/a\""), []string{"xfs needs at least 300MiB"}},
 		{data("volume = \"layer-" + strings.Repeat("0", 64) + "\""), []string{"is the name of a layer"}},
 		{debian(patched) + web(`disks = { data = { size = "1GiB" }, other = { size = "1GiB", serial = "data" } }`), []string{`disk "data" has the serial data, too`}},
-		{debian(patched) + web(`disks = { a = { size = "1GiB", file_system = "ext4", mount_point = "/srv/a" }, b = { size = "1GiB", file_system = "ext4", mount_point = "/srv/a" } }`),
+		{debian(patched) + web(
+			`disks = { a = { size = "1GiB", file_system = "ext4", mount_point = "/srv/a" }, b = { size = "1GiB", file_system = "ext4", mount_point = "/srv/a" } }`),
 			[]string{`disk "a" is mounted at /srv/a, too`}},
 		{debian(patched) + web(`disks = { "a.b" = { size = "1GiB" } }`), []string{"a name of 1 to 20 letters"}},
 	} {
 		steps = append(steps, resource.TestStep{Config: refused.config, ExpectError: says(refused.says...)})
 	}
-	steps = append(steps, resource.TestStep{Config: data("size = \"1GiB\"")}, resource.TestStep{Config: debian(patched)})
+	steps = append(steps, resource.TestStep{Config: data("size = \"1GiB\"")},
+		resource.TestStep{Config: debian(patched)})
 	check(t, world, steps...)
 }

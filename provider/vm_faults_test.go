@@ -52,17 +52,22 @@ func TestAVMWithoutItsPrivateDiskIsPlannedAndDestroyed(t *testing.T) {
 			},
 			Config:           config,
 			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListExact([]knownvalue.Check{
-				knownvalue.ObjectPartial(map[string]knownvalue.Check{"object": knownvalue.StringExact("private disk"), "mended": knownvalue.Bool(false)}),
-			}))},
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"),
+				knownvalue.ListExact([]knownvalue.Check{
+					knownvalue.ObjectPartial(
+						map[string]knownvalue.Check{"object": knownvalue.StringExact("private disk"),
+							"mended": knownvalue.Bool(false)}),
+				}))},
 		},
-		resource.TestStep{PreConfig: own.set("2"), Config: config, ExpectError: says("its private disk is gone", "terraform apply -replace=")},
+		resource.TestStep{PreConfig: own.set("2"), Config: config,
+			ExpectError: says("its private disk is gone", "terraform apply -replace=")},
 	)
 }
 
 func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 	t.Parallel()
-	for name, finished := range map[string]bool{"while the VM was made": false, "before Terraform wrote it to its state": true} {
+	for name, finished := range map[string]bool{"while the VM was made": false,
+		"before Terraform wrote it to its state": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			world := newWorld(t)
@@ -80,7 +85,8 @@ func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 					Operator: operator, Process: "gone", Began: time.Now(), Workspace: workspace, Finished: finished,
 				}
 			})
-			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said, "1 to add, 0 to change, 0 to destroy") {
+			if said := s.run("apply", "-auto-approve", "-no-color"); !strings.Contains(said,
+				"1 to add, 0 to change, 0 to destroy") {
 				t.Errorf("the next apply says:\n%s", said)
 			}
 			if said := s.run("plan", "-no-color"); !strings.Contains(said, "No changes") {
@@ -94,7 +100,8 @@ func TestACreationThatWasKilledIsFinishedByTheNextApply(t *testing.T) {
 	}
 }
 
-// A clean end of Terraform records what was made, so that another configuration does not take a VM of the same name for its own.
+// A clean end of Terraform records what was made, so that another configuration does not take a VM
+// of the same name for its own.
 func TestWhatWasMadeIsRecordedWhenTerraformEnds(t *testing.T) {
 	world := newWorld(t)
 	s := newSession(t, world, debian(unpatched)+web(""))
@@ -102,7 +109,8 @@ func TestWhatWasMadeIsRecordedWhenTerraformEnds(t *testing.T) {
 	if domain, _, err := world.VM(t.Context(), "web"); err != nil || domain.Metadata.Creating != nil {
 		t.Errorf("the VM is %+v, %v", domain, err)
 	}
-	if history, err := world.Volumes.History(t.Context(), release.Base, "debian-13"); err != nil || history.Owner == "" || history.Making != nil {
+	if history, err := world.Volumes.History(t.Context(), release.Base, "debian-13"); err != nil ||
+		history.Owner == "" || history.Making != nil {
 		t.Errorf("the record of the base is %+v, %v", history, err)
 	}
 	if !s.served.Idle() {

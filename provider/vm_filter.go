@@ -32,8 +32,9 @@ const (
 	filterBase      = "Name of a base: VMs that run a release of it, or are to."
 	filterRelease   = "Id of a release of a base or component: VMs that run it, or are to. `sharedos_base` and `sharedos_component` have it."
 	filterComponent = "Name of a component: VMs that run a release of it, or are to."
-	filterPending   = "Whether something waits for the next apply or the next power-off and start of the VM: another stack, a new kernel, or " +
-		"old code that a refresh could not renew. VMs whose agent does not answer are in neither list."
+	filterPending   = "Whether something waits for the next apply or the next power-off and start of the VM: another " +
+		"stack, a new kernel, or old code that a refresh could not renew. VMs whose agent does not answer are in " +
+		"neither list."
 	filterSilent = "Whether the VM runs and its agent does not answer."
 )
 
@@ -42,21 +43,22 @@ func (f *vmFilter) set() bool {
 	return !f.Base.IsNull() || !f.Release.IsNull() || !f.Component.IsNull() || !f.Pending.IsNull() || !f.Silent.IsNull()
 }
 
-// foundVM is a VM that a filter has chosen, with the names of its base and its components, which it runs or is to run. A name is not
-// known if the pool has the release no more.
+// foundVM is a VM that a filter has chosen, with the names of its base and its components, which it
+// runs or is to run. A name is not known if the pool has the release no more.
 type foundVM struct {
 	vm.Listed
 	base       string
 	components []string
 }
 
-// waits reports whether something waits for the next apply or the next power-off and start of a VM. It is not known of a silent one.
+// waits reports whether something waits for the next apply or the next power-off and start of a VM.
+// It is not known of a silent one.
 func waits(found *vm.VM) bool {
 	return len(found.Agent.GetPending()) > 0 || found.AwaitsPowerCycle || !found.Stack.Same(found.Configured)
 }
 
-// find lists the VMs of the pool that the filter chooses. VMs that cannot be read are warned of, and are in the list only if the
-// filter chooses all.
+// find lists the VMs of the pool that the filter chooses. VMs that cannot be read are warned of,
+// and are in the list only if the filter chooses all.
 func (f *vmFilter) find(ctx context.Context, backend Backend) ([]foundVM, diag.Diagnostics) {
 	all, err := backend.VMs().List(ctx)
 	if err != nil {
@@ -67,7 +69,8 @@ func (f *vmFilter) find(ctx context.Context, backend Backend) ([]foundVM, diag.D
 	var diags diag.Diagnostics
 	for _, one := range all {
 		if one.VM == nil {
-			diags.AddWarning("Unable to read "+vmName(plain.Line(one.Name)), sentence(one.Err)+" The other VMs are listed.")
+			diags.AddWarning("Unable to read "+vmName(plain.Line(one.Name)),
+				sentence(one.Err)+" The other VMs are listed.")
 			if !f.set() {
 				chosen = append(chosen, foundVM{Listed: one})
 			}
@@ -78,7 +81,8 @@ func (f *vmFilter) find(ctx context.Context, backend Backend) ([]foundVM, diag.D
 			return nil, append(diags, failed(failure{do: "read the base of", object: vmName(one.Name), err: err})...)
 		}
 		if found.components, err = names.all(ctx, one.VM.Stack, one.VM.Configured); err != nil {
-			return nil, append(diags, failed(failure{do: "read the components of", object: vmName(one.Name), err: err})...)
+			return nil, append(diags,
+				failed(failure{do: "read the components of", object: vmName(one.Name), err: err})...)
 		}
 		next, err := names.of(ctx, one.VM.Configured.Base)
 		if err != nil {

@@ -85,10 +85,14 @@ const (
 // document returns the configuration. What is not fully known is left out.
 func (b *vmGuest) document(ctx context.Context) (*guestconfig.Document, diag.Diagnostics) {
 	document, diags := guestconfig.New(), diag.Diagnostics{}
-	document.Files = eachKnown(ctx, b.Files, &diags, func(name string, m guestFileModel) (guestconfig.File, error) { return m.file() })
-	document.Units = eachKnown(ctx, b.Units, &diags, func(_ string, m unitModel) (guestconfig.Unit, error) { return m.unit(ctx) })
-	document.Users = eachKnown(ctx, b.Users, &diags, func(name string, m userModel) (guestconfig.User, error) { return m.user(ctx, name) })
-	document.Networks = eachKnown(ctx, b.Networks, &diags, func(_ string, m networkModel) (guestconfig.Network, error) { return m.network(ctx) })
+	document.Files = eachKnown(ctx, b.Files, &diags,
+		func(name string, m guestFileModel) (guestconfig.File, error) { return m.file() })
+	document.Units = eachKnown(ctx, b.Units, &diags,
+		func(_ string, m unitModel) (guestconfig.Unit, error) { return m.unit(ctx) })
+	document.Users = eachKnown(ctx, b.Users, &diags,
+		func(name string, m userModel) (guestconfig.User, error) { return m.user(ctx, name) })
+	document.Networks = eachKnown(ctx, b.Networks, &diags,
+		func(_ string, m networkModel) (guestconfig.Network, error) { return m.network(ctx) })
 	if len(b.Sysctl.Elements()) > 0 {
 		document.Sysctl = map[string]string{}
 	}
@@ -113,7 +117,8 @@ type elementError struct {
 func (e *elementError) Error() string { return e.attribute + ": " + e.err.Error() }
 
 // eachKnown converts the elements of a map that are fully known.
-func eachKnown[M, V any](ctx context.Context, elements types.Map, diags *diag.Diagnostics, convert func(name string, m M) (V, error)) map[string]V {
+func eachKnown[M, V any](ctx context.Context, elements types.Map, diags *diag.Diagnostics,
+	convert func(name string, m M) (V, error)) map[string]V {
 	if unset(elements) || len(elements.Elements()) == 0 {
 		return nil
 	}
@@ -181,7 +186,8 @@ func (m guestFileModel) file() (guestconfig.File, error) {
 
 func (m unitModel) unit(ctx context.Context) (guestconfig.Unit, error) {
 	unit := guestconfig.Unit{
-		Content: m.Content.ValueStringPointer(), Enabled: m.Enabled.ValueBoolPointer(), Started: m.Started.ValueBoolPointer(),
+		Content: m.Content.ValueStringPointer(), Enabled: m.Enabled.ValueBoolPointer(),
+		Started: m.Started.ValueBoolPointer(),
 	}
 	if len(m.DropIns.Elements()) == 0 {
 		return unit, nil
@@ -193,7 +199,8 @@ func (m unitModel) unit(ctx context.Context) (guestconfig.Unit, error) {
 }
 
 func (m userModel) user(_ context.Context, name string) (guestconfig.User, error) {
-	user := guestconfig.User{Home: m.Home.ValueString(), Shell: m.Shell.ValueString(), Groups: sortedTexts(m.Groups), Sudo: m.Sudo.ValueBool()}
+	user := guestconfig.User{Home: m.Home.ValueString(), Shell: m.Shell.ValueString(), Groups: sortedTexts(m.Groups),
+		Sudo: m.Sudo.ValueBool()}
 	if user.Home == "" {
 		user.Home = homes + name
 	}
@@ -238,7 +245,8 @@ func (b *vmGuest) validate() (diags diag.Diagnostics) {
 			continue
 		}
 		if err := oneContent(file.Attributes()); err != nil {
-			diags.Append(failed(failure{do: "use", object: fmt.Sprintf("files[%q]", name), err: err, next: "Set exactly one of content, content_base64 and content_wo; content_wo needs content_wo_version, too."})...)
+			diags.Append(failed(failure{do: "use", object: fmt.Sprintf("files[%q]", name), err: err,
+				next: "Set exactly one of content, content_base64 and content_wo; content_wo needs content_wo_version, too."})...)
 		}
 		if _, known := document.Files[name]; !known {
 			if err := guestconfig.CheckPath(name); err != nil {
@@ -251,17 +259,20 @@ func (b *vmGuest) validate() (diags diag.Diagnostics) {
 	}
 	for _, problem := range document.Check() {
 		// This has no path: Terraform would print the lines at the path, and a literal there may be a secret.
-		diags.Append(failed(failure{do: "use", object: guestconfig.Attribute(problem.At), err: problem.Err, next: "Change it in the configuration."})...)
+		diags.Append(failed(failure{do: "use", object: guestconfig.Attribute(problem.At), err: problem.Err,
+			next: "Change it in the configuration."})...)
 	}
 	if _, err := document.Encode(); err != nil {
-		diags.Append(failed(failure{do: "use", object: "the configuration of the guest", err: err, next: "Put large files into a component or a base."})...)
+		diags.Append(failed(failure{do: "use", object: "the configuration of the guest", err: err,
+			next: "Put large files into a component or a base."})...)
 	}
 	return diags
 }
 
 // oneContent checks that a file has one content. Values may be unknown. In a plan, content_wo is null.
 func oneContent(attributes map[string]attr.Value) error {
-	if attributes["content"].IsUnknown() || attributes["content_base64"].IsUnknown() || attributes["content_wo_version"].IsUnknown() {
+	if attributes["content"].IsUnknown() || attributes["content_base64"].IsUnknown() ||
+		attributes["content_wo_version"].IsUnknown() {
 		return nil
 	}
 	var set []string
@@ -274,7 +285,8 @@ func oneContent(attributes map[string]attr.Value) error {
 	case len(set) > 1:
 		return fmt.Errorf("several contents are set: %s", strings.Join(set, ", "))
 	case !attributes["content_wo"].IsNull() && attributes["content_wo_version"].IsNull():
-		return errors.New("content_wo is set and content_wo_version is not: Terraform does not keep a write-only value, so that its version tells that it changes")
+		return errors.New(
+			"content_wo is set and content_wo_version is not: Terraform does not keep a write-only value, so that its version tells that it changes")
 	case len(set) == 0:
 		return errors.New("no content is set")
 	}
@@ -296,7 +308,8 @@ func (b *vmGuest) secrets(ctx context.Context, spec *vm.Spec) (diags diag.Diagno
 		text, ok := object.Attributes()["content_wo"].(types.String)
 		if !ok || unset(text) {
 			diags.Append(failed(failure{
-				do: "use", object: fmt.Sprintf("files[%q]", name), err: errors.New("content_wo_version is set and content_wo is not"),
+				do: "use", object: fmt.Sprintf("files[%q]", name),
+				err:  errors.New("content_wo_version is set and content_wo is not"),
 				next: "Set content_wo, from an ephemeral resource or variable.",
 			})...)
 			continue
@@ -359,7 +372,8 @@ func (b *vmGuest) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 // forgetUnknown makes unknown values null.
 func (b *vmGuest) forgetUnknown() {
 	for to, null := range map[*types.Map]types.Map{
-		&b.Files: types.MapNull(fileType), &b.Units: types.MapNull(unitType), &b.Users: types.MapNull(userType), &b.Networks: types.MapNull(networkType), &b.Sysctl: types.MapNull(types.StringType),
+		&b.Files: types.MapNull(fileType), &b.Units: types.MapNull(unitType), &b.Users: types.MapNull(userType),
+		&b.Networks: types.MapNull(networkType), &b.Sysctl: types.MapNull(types.StringType),
 	} {
 		if to.IsUnknown() {
 			*to = null
@@ -383,7 +397,8 @@ func textOrNull(text string) types.String {
 }
 
 // readMap returns the elements that a guest has. An element that means the same keeps its spelling.
-func readMap[V, M any](ctx context.Context, before types.Map, element attr.Type, was, is map[string]V, diags *diag.Diagnostics, convert func(name string, v V) M) types.Map {
+func readMap[V, M any](ctx context.Context, before types.Map, element attr.Type, was, is map[string]V,
+	diags *diag.Diagnostics, convert func(name string, v V) M) types.Map {
 	if len(is) == 0 {
 		if unset(before) || len(before.Elements()) > 0 {
 			return types.MapNull(element)
@@ -415,7 +430,8 @@ func sameJSON(a, b any) bool {
 
 func newGuestFileModel(_ string, f guestconfig.File) guestFileModel {
 	model := guestFileModel{
-		Mode: types.StringValue(fmt.Sprintf("%04o", f.Mode)), Owner: types.StringValue(f.Owner), Group: types.StringValue(f.Group),
+		Mode: types.StringValue(fmt.Sprintf("%04o", f.Mode)), Owner: types.StringValue(f.Owner),
+		Group:   types.StringValue(f.Group),
 		Restart: listOrNull(f.Restart), Reload: listOrNull(f.Reload),
 	}
 	switch {
@@ -486,8 +502,8 @@ func (b *vmGuest) completePlan(_, state *vmModel) {
 	b.Networks = keepSpelling(b.Networks, state.Networks, want.Networks, have.Networks)
 }
 
-// keepSpelling returns the elements of a plan, with the attributes of state in those that mean the same. Terraform accepts the value
-// in state for an attribute that is configured, and none for one that is not.
+// keepSpelling returns the elements of a plan, with the attributes of state in those that mean the same.
+// Terraform accepts the value in state for an attribute that is configured, and none for one that is not.
 func keepSpelling[V any](plan, state types.Map, want, have map[string]V) types.Map {
 	elements := maps.Clone(plan.Elements())
 	for name, value := range want {
@@ -519,14 +535,16 @@ func (b *vmGuest) compare(state *vmModel, change *vmChange) {
 // isDrifted reports whether a name can come from a configuration: that of a file, a unit, a kernel
 // parameter or an account, or of a file that is made for one of these.
 func isDrifted(name string) bool {
-	for _, check := range []func(string) error{guestconfig.CheckPath, guestconfig.CheckUnit, guestconfig.CheckSysctl, guestconfig.CheckAccount} {
+	for _, check := range []func(string) error{guestconfig.CheckPath, guestconfig.CheckUnit, guestconfig.CheckSysctl,
+		guestconfig.CheckAccount} {
 		if check(name) == nil {
 			return true
 		}
 	}
 	// A home may be below /var/opt, where no file can be configured.
 	_, keys := strings.CutSuffix(name, "/.ssh/authorized_keys")
-	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile || keys && guestconfig.CheckPath("/srv"+name) == nil
+	return name == guestconfig.LocalTimeFile || name == guestconfig.LocaleFile ||
+		keys && guestconfig.CheckPath("/srv"+name) == nil
 }
 
 // keyOf is the last key of a map in a path; "" if there is none.

@@ -47,17 +47,20 @@ var isMetric = int64validator.Between(1, 1<<32-1)
 
 func networksAttribute() schema.MapNestedAttribute {
 	texts := func(description string) schema.ListAttribute {
-		return schema.ListAttribute{Optional: true, ElementType: types.StringType, MarkdownDescription: description + " " + takenOnLive}
+		return schema.ListAttribute{Optional: true, ElementType: types.StringType,
+			MarkdownDescription: description + " " + takenOnLive}
 	}
 	return schema.MapNestedAttribute{
 		Optional: true,
 		MarkdownDescription: "How the guest uses its network interfaces, by the names of `interfaces`. The guest finds an interface by its MAC address, and its " +
-			"first boot begins with this. It is carried out by systemd-networkd or, if the base has it, by NetworkManager; a base that has neither, or that " +
-			"ifupdown configures, is refused. " + takenOnLive + "The interfaces whose networks change are configured again, which can end connections over them; " +
-			"other interfaces keep everything, also what was added to them by hand. If an address does not appear or a health check fails, the change is taken " +
-			"back; the provider reaches the guest by vsock, also with a wrong address. An interface without an entry is configured as the base does, by DHCP " +
-			"unless it says otherwise, and so is one whose entry is removed here. The `forwards` of a user-mode network lead to 10.0.2.15, the address that " +
-			"its DHCP gives. " + overwriteDoc,
+			"first boot begins with this. It is carried out by systemd-networkd or, if the base has it, by " +
+			"NetworkManager; a base that has neither, or that ifupdown configures, is refused. " + takenOnLive +
+			"The interfaces whose networks change are configured again, which can end connections over them; other " +
+			"interfaces keep everything, also what was added to them by hand. If an address does not appear or a " +
+			"health check fails, the change is taken back; the provider reaches the guest by vsock, also with a " +
+			"wrong address. An interface without an entry is configured as the base does, by DHCP unless it says " +
+			"otherwise, and so is one whose entry is removed here. The `forwards` of a user-mode network lead to " +
+			"10.0.2.15, the address that its DHCP gives. " + overwriteDoc,
 		Validators: []validator.Map{mapvalidator.KeysAre(isInterface)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"dhcp4": schema.BoolAttribute{
@@ -73,8 +76,10 @@ func networksAttribute() schema.MapNestedAttribute {
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
 				MarkdownDescription: "Whether the guest takes IPv6 addresses and routes from the advertisements of routers. Default: true. " + takenOnLive,
 			},
-			"addresses": texts("Static addresses with the lengths of their networks: `[\"192.0.2.10/24\", \"2001:db8::10/64\"]`."),
-			"gateways":  texts("Next hops of the default routes, at most one of each family. They must be in a network of the interface."),
+			"addresses": texts(
+				"Static addresses with the lengths of their networks: `[\"192.0.2.10/24\", \"2001:db8::10/64\"]`."),
+			"gateways": texts(
+				"Next hops of the default routes, at most one of each family. They must be in a network of the interface."),
 			"metric": schema.Int64Attribute{
 				Optional: true, Validators: []validator.Int64{isMetric},
 				MarkdownDescription: "Metric of the default routes, of `routes` without one, and of the routes that DHCP and routers bring: of two routes to the same " +
@@ -83,7 +88,8 @@ func networksAttribute() schema.MapNestedAttribute {
 			"routes": schema.ListNestedAttribute{
 				Optional: true, MarkdownDescription: "Static routes. " + takenOnLive,
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"to": schema.StringAttribute{Required: true, MarkdownDescription: "Destination: a network, such as `10.0.0.0/8` or `::/0`. " + takenOnLive},
+					"to": schema.StringAttribute{Required: true,
+						MarkdownDescription: "Destination: a network, such as `10.0.0.0/8` or `::/0`. " + takenOnLive},
 					"via": schema.StringAttribute{
 						Optional:            true,
 						MarkdownDescription: "Next hop. It must be in a network of the interface. Without it, the destination is on the link itself. " + takenOnLive,
@@ -97,7 +103,8 @@ func networksAttribute() schema.MapNestedAttribute {
 			"dns":    texts("Addresses of name servers. They are used before those that DHCP brings."),
 			"search": texts("Domains in which names without a dot are looked up."),
 			"mtu": schema.Int64Attribute{
-				Optional: true, Validators: []validator.Int64{int64validator.Between(guestconfig.MinMTU, guestconfig.MaxMTU)},
+				Optional: true, Validators: []validator.Int64{int64validator.Between(guestconfig.MinMTU,
+					guestconfig.MaxMTU)},
 				MarkdownDescription: "MTU in bytes that the guest sets. Default: that of the interface. " + takenOnLive,
 			},
 		}},
@@ -124,7 +131,8 @@ func (m networkModel) network(ctx context.Context) (guestconfig.Network, error) 
 	}
 	for _, r := range routes {
 		n.Routes = append(n.Routes, guestconfig.Route{
-			To: guestconfig.CanonicalAddress(r.To.ValueString()), Via: guestconfig.CanonicalAddress(r.Via.ValueString()), Metric: metricOf(r.Metric),
+			To:  guestconfig.CanonicalAddress(r.To.ValueString()),
+			Via: guestconfig.CanonicalAddress(r.Via.ValueString()), Metric: metricOf(r.Metric),
 		})
 	}
 	return n, nil
@@ -166,8 +174,9 @@ func newNetworkModel(_ string, n guestconfig.Network) networkModel {
 	}
 	model := networkModel{
 		DHCP4: types.BoolValue(n.DHCP4), DHCP6: types.BoolValue(n.DHCP6), AcceptRA: types.BoolValue(n.AcceptRA),
-		Addresses: listOrNull(n.Addresses), Gateways: listOrNull(n.Gateways), Metric: metric(n.Metric), Routes: types.ListNull(routeType),
-		DNS: listOrNull(n.DNS), Search: listOrNull(n.Search),
+		Addresses: listOrNull(n.Addresses), Gateways: listOrNull(n.Gateways), Metric: metric(n.Metric),
+		Routes: types.ListNull(routeType),
+		DNS:    listOrNull(n.DNS), Search: listOrNull(n.Search),
 	}
 	if n.MTU != 0 {
 		model.MTU = types.Int64Value(int64(n.MTU))
@@ -203,7 +212,8 @@ func (m *vmModel) validateNetworks() (diags diag.Diagnostics) {
 			next = "Add it to interfaces: the VM has none."
 		}
 		diags.Append(failedAt(path.Root("networks").AtMapKey(name), failure{
-			do: "use", object: fmt.Sprintf("networks[%q]", name), err: errors.New("the VM has no interface of this name"), next: next,
+			do: "use", object: fmt.Sprintf("networks[%q]", name),
+			err: errors.New("the VM has no interface of this name"), next: next,
 		})...)
 	}
 	return diags

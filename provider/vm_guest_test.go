@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 )
 
-// Every part of the configuration of a guest is created, read back, imported, changed live, and put back after a change in the
-// guest. The VM is not started again.
+// Every part of the configuration of a guest is created, read back, imported, changed live, and put
+// back after a change in the guest. The VM is not started again.
 func TestTheConfigurationOfAGuest(t *testing.T) {
 	for _, test := range []struct {
 		name, first, second string
@@ -52,22 +52,29 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 				search    = ["example.org"]
 				mtu       = 1400
 			}
-		}`, "/etc/systemd/network/05-sharedos-lan.network", `interfaces = { lan = { bridge = "br0" }, wan = { network = "default" } }`},
+		}`, "/etc/systemd/network/05-sharedos-lan.network",
+			`interfaces = { lan = { bridge = "br0" }, wan = { network = "default" } }`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			world := newWorld(t)
 			config := func(body string) string { return debian(patched) + web(test.always+"\n"+body) }
 			live := plans(
-				action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, attribute("state"), knownvalue.StringExact("running")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact([]knownvalue.Check{
-					knownvalue.StringExact("the configuration of the guest changes while the VM runs"),
-				})),
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("state"), knownvalue.StringExact("running")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("none")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
+					knownvalue.ListExact([]knownvalue.Check{
+						knownvalue.StringExact("the configuration of the guest changes while the VM runs"),
+					})),
 			)
-			none := []statecheck.StateCheck{value(webAddress, attribute("configuration_drift"), knownvalue.MapSizeExact(0))}
+			none := []statecheck.StateCheck{value(webAddress, attribute("configuration_drift"),
+				knownvalue.MapSizeExact(0))}
 			import_ := resource.TestStep{
-				ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-				ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh", "users.alice.ssh_authorized_keys", "users.alice.groups", "files./etc/motd.restart"},
+				ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+				ImportStateVerifyIdentifierAttribute: "name",
+				ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh",
+					"users.alice.ssh_authorized_keys", "users.alice.groups", "files./etc/motd.restart"},
 			}
 			given := func(want int) func() {
 				return func() {
@@ -84,15 +91,22 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 			}
 			if test.drift != "" {
 				steps = append(steps, resource.TestStep{
-					PreConfig: func() { guest(t, world, "web").Change(map[string]string{test.drift: "its content was changed"}) },
-					Config:    config(test.second), ConfigStateChecks: none, ConfigPlanChecks: resource.ConfigPlanChecks{
-						PreApply: append(live.PreApply, plancheck.ExpectUnknownValue(webAddress, attribute("configuration_drift"))), PostApplyPostRefresh: live.PostApplyPostRefresh,
+					PreConfig: func() {
+						guest(t, world, "web").Change(
+							map[string]string{test.drift: "its content was changed"})
+					},
+					Config: config(test.second), ConfigStateChecks: none,
+					ConfigPlanChecks: resource.ConfigPlanChecks{
+						PreApply: append(live.PreApply,
+							plancheck.ExpectUnknownValue(webAddress, attribute("configuration_drift"))),
+						PostApplyPostRefresh: live.PostApplyPostRefresh,
 					},
 				})
 			}
 			// Another configuration that somebody else gave the guest is a difference, too.
 			steps = append(steps, resource.TestStep{
-				PreConfig: func() { guest(t, world, "web").GiveDocument(nil) }, Config: config(test.second), ConfigPlanChecks: live,
+				PreConfig: func() { guest(t, world, "web").GiveDocument(nil) },
+				Config:    config(test.second), ConfigPlanChecks: live,
 			}, resource.TestStep{Config: config(""), ConfigPlanChecks: live}, resource.TestStep{
 				PreConfig: func() {
 					now := guest(t, world, "web").Configured()
@@ -111,19 +125,22 @@ func TestTheConfigurationOfAGuest(t *testing.T) {
 func TestASecretOfAGuestIsNowhereElse(t *testing.T) {
 	world := newWorld(t)
 	const secret = "correct-horse-battery"
-	s := newSession(t, world, debian(patched)+web(`files = { "/etc/key" = { content_wo = "`+secret+`", content_wo_version = 1 } }`))
+	s := newSession(t, world,
+		debian(patched)+web(`files = { "/etc/key" = { content_wo = "`+secret+`", content_wo_version = 1 } }`))
 	said := s.run("apply", "-auto-approve", "-no-color")
 	said += s.run("show", "-json") + s.run("state", "pull")
 	if strings.Contains(said, secret) {
 		t.Errorf("it is in\n%s", said)
 	}
 	given := guest(t, world, "web").Configured()
-	if len(given) != 1 || string(given[0].GetSecrets()["/etc/key"]) != secret || strings.Contains(string(given[0].GetDocument()), secret) {
+	if len(given) != 1 || string(given[0].GetSecrets()["/etc/key"]) != secret ||
+		strings.Contains(string(given[0].GetDocument()), secret) {
 		t.Errorf("the guest was given %v", given)
 	}
 	domain, _, err := world.VM(t.Context(), "web")
 	must(t, err)
-	if strings.Contains(string(domain.BootConfig)+domain.Metadata.Configuration, secret) || domain.Metadata.Configuration == "" {
+	if strings.Contains(string(domain.BootConfig)+domain.Metadata.Configuration, secret) ||
+		domain.Metadata.Configuration == "" {
 		t.Errorf("the domain records %q", domain.Metadata.Configuration)
 	}
 }
@@ -154,8 +171,9 @@ func TestAConfigurationThatIsTakenBackIsTriedAgain(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: config("one")},
 		resource.TestStep{
-			PreConfig: func() { guest(t, world, "web").ConfigureError = "a.service is failed" },
-			Config:    config("two"), ExpectError: regexp.MustCompile(`(?s)taken\s+its\s+configuration\s+back.*a\.service is failed`),
+			PreConfig:   func() { guest(t, world, "web").ConfigureError = "a.service is failed" },
+			Config:      config("two"),
+			ExpectError: regexp.MustCompile(`(?s)taken\s+its\s+configuration\s+back.*a\.service is failed`),
 		},
 		resource.TestStep{
 			PreConfig: func() { guest(t, world, "web").ConfigureError = "" }, Config: config("two"),
@@ -172,11 +190,14 @@ func TestAVMThatIsOffIsConfiguredAtItsStart(t *testing.T) {
 	}
 	check(t, world,
 		resource.TestStep{Config: config("false", "one")},
-		resource.TestStep{Config: config("false", "two"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
-		resource.TestStep{Config: config("true", "two"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{Config: config("false", "two"),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{Config: config("true", "two"),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
 		resource.TestStep{
 			PreConfig: func() {
-				if given := guest(t, world, "web").Configured(); len(given) != 1 || !strings.Contains(string(given[0].GetDocument()), "dHdv") {
+				if given := guest(t, world, "web").Configured(); len(given) != 1 ||
+					!strings.Contains(string(given[0].GetDocument()), "dHdv") {
 					t.Errorf("the guest was given %v", given)
 				}
 			},
@@ -188,7 +209,8 @@ func TestAVMThatIsOffIsConfiguredAtItsStart(t *testing.T) {
 func TestAConfigurationThatNoGuestCanHaveIsRefused(t *testing.T) {
 	world := newWorld(t)
 	refused := func(body, want string) resource.TestStep {
-		return resource.TestStep{Config: debian(patched) + web(body), PlanOnly: true, ExpectError: regexp.MustCompile(want)}
+		return resource.TestStep{Config: debian(patched) + web(body), PlanOnly: true,
+			ExpectError: regexp.MustCompile(want)}
 	}
 	check(t, world,
 		refused(`files = { "/usr/bin/x" = { content = "" } }`, `/usr/bin/x`),
@@ -199,7 +221,8 @@ func TestAConfigurationThatNoGuestCanHaveIsRefused(t *testing.T) {
 		refused(`files = { "/etc/a" = { content = "", content_base64 = "" } }`, `(?i)several\s+contents`),
 		refused(`files = { "/etc/a" = {} }`, `(?i)no\s+content`),
 		refused(`files = { "/etc/a" = { content_wo = "x" } }`, `content_wo_version`),
-		refused(`files = { "/etc/a" = { content_wo = "x", content_wo_version = 1, mode = "0644" } }`, `accessible\s+for\s+everybody`),
+		refused(`files = { "/etc/a" = { content_wo = "x", content_wo_version = 1, mode = "0644" } }`,
+			`accessible\s+for\s+everybody`),
 		refused(`files = { "/etc/a" = { content = "" }, "/etc/a/b" = { content = "" } }`, `(?i)its\s+directory`),
 		refused(`files = { "/etc/systemd/system/a.service" = { content = "" } }
 			units = { "a.service" = { content = "[Unit]" } }`, `configures\s+the\s+file`),
@@ -209,7 +232,8 @@ func TestAConfigurationThatNoGuestCanHaveIsRefused(t *testing.T) {
 		refused(`users = { root = {} }`, `root`),
 		refused(`users = { alice = { home = "/etc" } }`, `home`),
 		refused(`sysctl = { "no" = "1" }`, `kernel\s+parameter`),
-		refused(`swap = "1000000B"`, `swap`), refused(`swap = "1500000B"`, `whole\s+MiB`), refused(`swap = "2TiB"`, `swap`),
+		refused(`swap = "1000000B"`, `swap`), refused(`swap = "1500000B"`, `whole\s+MiB`),
+		refused(`swap = "2TiB"`, `swap`),
 		refused(`time_zone = "../../etc"`, `time\s+zone`),
 		refused(`locale = "; reboot"`, `locale`),
 	)

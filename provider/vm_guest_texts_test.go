@@ -23,7 +23,8 @@ func TestADiagnosticMarksWhatAGuestSays(t *testing.T) {
 	for range many {
 		impact.Units = append(impact.Units, &agentapi.UnitImpact{Unit: evil, Reason: evil})
 		report.Restarts = append(report.Restarts, &agentapi.UnitRestart{Unit: evil, Error: evil})
-		report.ConflictDetails = append(report.ConflictDetails, &agentapi.Conflict{Path: evil, Kind: evil, Reason: evil, Advice: evil})
+		report.ConflictDetails = append(report.ConflictDetails,
+			&agentapi.Conflict{Path: evil, Kind: evil, Reason: evil, Advice: evil})
 		report.Starts = append(report.Starts, &agentapi.UnitStart{Unit: evil, Error: evil})
 	}
 	found := plainVM()
@@ -36,9 +37,11 @@ func TestADiagnosticMarksWhatAGuestSays(t *testing.T) {
 			Why: rolledBack.Error(), Failed: []rollout.Failure{{Check: evil, Why: evil}},
 		}))},
 		"rollout's plan": (&rolloutModel{}).problems([][]string{{"web"}}, map[string]foretoldVM{"web": {
-			policy: vm.RefreshPolicy{MaxImpact: agentapi.Level_REBOOT}, impact: &agentapi.Impact{FailingChecks: many}, model: vmForetoldModel{Note: &evil},
+			policy: vm.RefreshPolicy{MaxImpact: agentapi.Level_REBOOT}, impact: &agentapi.Impact{FailingChecks: many},
+			model: vmForetoldModel{Note: &evil},
 		}}),
-		"impact": tooLarge("web", impact, "restart"), "conflicts": conflictWarning(report), "warnings": warnings("web", found),
+		"impact": tooLarge("web", impact, "restart"), "conflicts": conflictWarning(report),
+		"warnings": warnings("web", found),
 		"rollback": notUpdated(spec, report, newProgress(t.Context(), "web"), rolledBack),
 	} {
 		if len(diags) == 0 {
@@ -49,13 +52,15 @@ func TestADiagnosticMarksWhatAGuestSays(t *testing.T) {
 				t.Errorf("%s: %s, and a detail of %d bytes", name, d.Summary(), len(d.Detail()))
 			}
 			for line := range strings.SplitSeq(d.Detail(), "\n") {
-				if (strings.Contains(line, "EVIL") || strings.Contains(line, "Error:")) && !strings.HasPrefix(line, "  guest| ") {
+				if (strings.Contains(line, "EVIL") || strings.Contains(line, "Error:")) &&
+					!strings.HasPrefix(line, "  guest| ") {
 					t.Errorf("%s: a line of the guest has no mark: %q", name, line)
 				}
 			}
 		}
 	}
-	if text := tooLarge("web", impact, "restart")[0].Detail(); !strings.Contains(text, "\n  - "+string(vm.ReasonMemory)+"\n") {
+	if text := tooLarge("web", impact, "restart")[0].Detail(); !strings.Contains(text,
+		"\n  - "+string(vm.ReasonMemory)+"\n") {
 		t.Errorf("our own reason is marked as the guest's, or missing:\n%s", text)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmHardware is the hardware of a VM beside the number of processors, memory, disks and interfaces. An attribute that is not set is what
-// every VM has. vm_hardware_schema.go has its schema.
+// vmHardware is the hardware of a VM beside the number of processors, memory, disks and interfaces.
+// An attribute that is not set is what every VM has. vm_hardware_schema.go has its schema.
 type vmHardware struct {
 	Machine         types.String `tfsdk:"machine"`
 	CPU             types.Object `tfsdk:"cpu"`
@@ -104,14 +104,16 @@ func readInto(ctx context.Context, value attr.Value, into any, diags *diag.Diagn
 func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags diag.Diagnostics) {
 	if model := (cpuModel{}); readInto(ctx, b.CPU, &model, &diags) {
 		h.CPU = hypervisor.CPU{
-			Model: valueOr(model.Model, ""), Sockets: int(valueOr(model.Sockets, 0)), Cores: int(valueOr(model.Cores, 0)),
+			Model: valueOr(model.Model, ""), Sockets: int(valueOr(model.Sockets, 0)),
+			Cores:   int(valueOr(model.Cores, 0)),
 			Threads: int(valueOr(model.Threads, 0)), Shares: int(valueOr(model.Shares, 0)),
 		}
 		for vcpu, pins := range model.Pinning {
 			number, err := strconv.Atoi(vcpu)
 			canonical, err2 := hypervisor.Processors(pins)
 			if err := errors.Join(err, err2); err != nil {
-				diags.Append(failedAt(path.Root("cpu").AtName("pinning"), failure{do: "read", object: "the pinning of processor " + vcpu, err: err})...)
+				diags.Append(failedAt(path.Root("cpu").AtName("pinning"),
+					failure{do: "read", object: "the pinning of processor " + vcpu, err: err})...)
 				continue
 			}
 			if h.CPU.Pins == nil {
@@ -128,7 +130,8 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 		if nodes := valueOr(model.NUMANodes, ""); nodes != "" {
 			canonical, err := hypervisor.Processors(nodes)
 			if err != nil {
-				diags.Append(failedAt(path.Root("memory_backing").AtName("numa_nodes"), failure{do: "read", object: "the NUMA nodes", err: err})...)
+				diags.Append(failedAt(path.Root("memory_backing").AtName("numa_nodes"),
+					failure{do: "read", object: "the NUMA nodes", err: err})...)
 			}
 			h.Memory.Nodes = canonical
 		}
@@ -136,12 +139,14 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 	h.Machine, h.TPM, h.Watchdog = b.Machine.ValueString(), b.TPM.ValueString(), b.Watchdog.ValueString()
 	if model := (graphicsModel{}); readInto(ctx, b.Graphics, &model, &diags) {
 		h.Graphics = &hypervisor.Graphics{
-			Type: valueOr(model.Type, ""), Listen: valueOr(model.Listen, ""), Socket: valueOr(model.Socket, ""), Port: int(valueOr(model.Port, 0)),
+			Type: valueOr(model.Type, ""), Listen: valueOr(model.Listen, ""), Socket: valueOr(model.Socket, ""),
+			Port:  int(valueOr(model.Port, 0)),
 			Video: valueOr(model.Video, ""),
 		}
 	}
 	if model := (rngModel{}); readInto(ctx, b.RNG, &model, &diags) {
-		h.Random = hypervisor.Random{Source: valueOr(model.Source, ""), BytesPerSecond: int(valueOr(model.BytesPerSecond, 0))}
+		h.Random = hypervisor.Random{Source: valueOr(model.Source, ""),
+			BytesPerSecond: int(valueOr(model.BytesPerSecond, 0))}
 	}
 	var directories map[string]hostDirectoryModel
 	readInto(ctx, b.HostDirectories, &directories, &diags)
@@ -149,7 +154,8 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 		if h.Directories == nil {
 			h.Directories = map[string]hypervisor.Directory{}
 		}
-		h.Directories[tag] = hypervisor.Directory{Path: valueOr(model.Path, ""), ReadOnly: valueOr(model.ReadOnly, false)}
+		h.Directories[tag] = hypervisor.Directory{Path: valueOr(model.Path, ""),
+			ReadOnly: valueOr(model.ReadOnly, false)}
 	}
 	var devices map[string]hostDeviceModel
 	readInto(ctx, b.HostDevices, &devices, &diags)
@@ -162,7 +168,8 @@ func (b *vmHardware) hardware(ctx context.Context) (h hypervisor.Hardware, diags
 	var patches []xmlPatchModel
 	readInto(ctx, b.XMLPatch, &patches, &diags)
 	for _, model := range patches {
-		h.Patches = append(h.Patches, hypervisor.Patch{Op: valueOr(model.Op, ""), Path: valueOr(model.Path, ""), XML: valueOr(model.XML, "")})
+		h.Patches = append(h.Patches,
+			hypervisor.Patch{Op: valueOr(model.Op, ""), Path: valueOr(model.Path, ""), XML: valueOr(model.XML, "")})
 	}
 	return h, diags
 }
@@ -189,7 +196,8 @@ func (b *vmHardware) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics 
 	if !keeps(b.MemoryBacking, was.Memory, is.Memory) {
 		b.MemoryBacking = types.ObjectNull(memoryBackingTypes)
 		if is.Memory != (hypervisor.MemoryBacking{}) {
-			model := memoryBackingModel{NUMANodes: unlessZero(is.Memory.Nodes), NUMAMode: unlessZero(is.Memory.Mode), HugePageSize: sizeValue{StringValue: types.StringNull()}}
+			model := memoryBackingModel{NUMANodes: unlessZero(is.Memory.Nodes), NUMAMode: unlessZero(is.Memory.Mode),
+				HugePageSize: sizeValue{StringValue: types.StringNull()}}
 			if is.Memory.HugePages != 0 {
 				model.HugePageSize = newSize(is.Memory.HugePages)
 			}
@@ -202,20 +210,23 @@ func (b *vmHardware) fromVM(ctx context.Context, found *vm.VM) diag.Diagnostics 
 		b.Graphics = types.ObjectNull(graphicsTypes)
 		if g := is.Graphics; g != nil {
 			b.Graphics = object(ctx, graphicsTypes, graphicsModel{
-				Type: unlessZero(g.Type), Listen: unlessZero(g.Listen), Port: unlessZero(int64(g.Port)), Socket: unlessZero(g.Socket), Video: unlessZero(g.Video),
+				Type: unlessZero(g.Type), Listen: unlessZero(g.Listen), Port: unlessZero(int64(g.Port)),
+				Socket: unlessZero(g.Socket), Video: unlessZero(g.Video),
 			}, &diags)
 		}
 	}
 	if !keeps(b.RNG, was.Random, is.Random) {
 		b.RNG = types.ObjectNull(rngTypes)
 		if is.Random != (hypervisor.Random{}) {
-			b.RNG = object(ctx, rngTypes, rngModel{unlessZero(is.Random.Source), unlessZero(int64(is.Random.BytesPerSecond))}, &diags)
+			b.RNG = object(ctx, rngTypes,
+				rngModel{unlessZero(is.Random.Source), unlessZero(int64(is.Random.BytesPerSecond))}, &diags)
 		}
 	}
 	if !keeps(b.HostDirectories, was.Directories, is.Directories) {
-		b.HostDirectories = mapOf(ctx, hostDirectoryType, is.Directories, func(one hypervisor.Directory) hostDirectoryModel {
-			return hostDirectoryModel{unlessZero(one.Path), unlessZero(one.ReadOnly)}
-		}, &diags)
+		b.HostDirectories = mapOf(ctx, hostDirectoryType, is.Directories,
+			func(one hypervisor.Directory) hostDirectoryModel {
+				return hostDirectoryModel{unlessZero(one.Path), unlessZero(one.ReadOnly)}
+			}, &diags)
 	}
 	if !keeps(b.HostDevices, was.Devices, is.Devices) {
 		b.HostDevices = mapOf(ctx, hostDeviceType, is.Devices, func(one hypervisor.HostDevice) hostDeviceModel {
@@ -242,8 +253,9 @@ func cpuValue(ctx context.Context, is hypervisor.CPU, diags *diag.Diagnostics) t
 		return types.ObjectNull(cpuTypes)
 	}
 	model := cpuModel{
-		Model: unlessZero(is.Model), Sockets: unlessZero(int64(is.Sockets)), Cores: unlessZero(int64(is.Cores)), Threads: unlessZero(int64(is.Threads)),
-		Shares: unlessZero(int64(is.Shares)),
+		Model: unlessZero(is.Model), Sockets: unlessZero(int64(is.Sockets)), Cores: unlessZero(int64(is.Cores)),
+		Threads: unlessZero(int64(is.Threads)),
+		Shares:  unlessZero(int64(is.Shares)),
 	}
 	for vcpu, pins := range is.Pins {
 		if model.Pinning == nil {
@@ -255,7 +267,8 @@ func cpuValue(ctx context.Context, is hypervisor.CPU, diags *diag.Diagnostics) t
 }
 
 // mapOf converts what a VM has by name; null if there is none.
-func mapOf[T, M any](ctx context.Context, of types.ObjectType, is map[string]T, convert func(T) M, diags *diag.Diagnostics) types.Map {
+func mapOf[T, M any](ctx context.Context, of types.ObjectType, is map[string]T, convert func(T) M,
+	diags *diag.Diagnostics) types.Map {
 	if len(is) == 0 {
 		return types.MapNull(of)
 	}
@@ -304,7 +317,8 @@ func (b *vmHardware) validate() (diags diag.Diagnostics) {
 		for _, name := range []string{"listen", "port"} {
 			if set("socket") && set(name) {
 				diags.Append(failedAt(path.Root("graphics").AtName(name), failure{
-					do: "use", object: "graphics", err: fmt.Errorf("it is on a unix socket, which has no %s", name), next: "Leave out " + name + " or socket.",
+					do: "use", object: "graphics", err: fmt.Errorf("it is on a unix socket, which has no %s", name),
+					next: "Leave out " + name + " or socket.",
 				})...)
 			}
 		}
@@ -312,7 +326,8 @@ func (b *vmHardware) validate() (diags diag.Diagnostics) {
 	if !unset(b.MemoryBacking) {
 		if values := b.MemoryBacking.Attributes(); !unset(values["numa_mode"]) && values["numa_nodes"].IsNull() {
 			diags.Append(failedAt(path.Root("memory_backing").AtName("numa_mode"), failure{
-				do: "use", object: "memory_backing", err: errors.New("it has no numa_nodes"), next: "Set numa_nodes, too, or leave out numa_mode.",
+				do: "use", object: "memory_backing", err: errors.New("it has no numa_nodes"),
+				next: "Set numa_nodes, too, or leave out numa_mode.",
 			})...)
 		}
 	}

@@ -25,7 +25,8 @@ func cpuAttribute() schema.SingleNestedAttribute {
 	count := func(of string) schema.Int64Attribute {
 		return schema.Int64Attribute{
 			Optional: true,
-			MarkdownDescription: of + " The product of `sockets`, `cores` and `threads` is `max_vcpus`, or `vcpus` if that is not set; one " +
+			MarkdownDescription: of +
+				" The product of `sockets`, `cores` and `threads` is `max_vcpus`, or `vcpus` if that is not set; one " +
 				"that is not set counts as 1. If none of them is set, each virtual CPU is a socket. " + hardwareWay,
 			Validators: []validator.Int64{int64validator.Between(1, hypervisor.MaxVCPUs)},
 		}
@@ -37,8 +38,9 @@ func cpuAttribute() schema.SingleNestedAttribute {
 			"model": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "`host-passthrough`, the host's own; `host-model`, the named model that is closest to it; `maximum`, all that the " +
-					"hypervisor can do; or a named model. The plan refuses a model that the host cannot offer, and lists those that it " +
-					"can. Default: `host-passthrough`, and `maximum` on a host without KVM. " + hardwareWay,
+					"hypervisor can do; or a named model. The plan refuses a model that the host cannot offer, and " +
+					"lists those that it can. Default: `host-passthrough`, and `maximum` on a host without " +
+					"KVM. " + hardwareWay,
 				Validators: []validator.String{isCPUModel},
 			},
 			"sockets": count("Sockets."),
@@ -52,9 +54,12 @@ func cpuAttribute() schema.SingleNestedAttribute {
 			},
 			"shares": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: fmt.Sprintf("Weight of the VM where the host's processors are short, %d to %d: one with 200 gets twice the time of one with 100. "+
-					"It is `cpu.weight` of cgroup v2, whose default is 100, and `cpu.shares` of cgroup v1, whose default is 1024. libvirt needs the cgroup "+
-					"controller `cpu` for it. A change is live: it interrupts nothing.", hypervisor.MinShares, hypervisor.MaxShares),
+				MarkdownDescription: fmt.Sprintf(
+					"Weight of the VM where the host's processors are short, %d to %d: one with 200 gets twice the "+
+						"time of one with 100. It is `cpu.weight` of cgroup v2, whose default is 100, and "+
+						"`cpu.shares` of cgroup v1, whose default is 1024. libvirt needs the cgroup controller `cpu` "+
+						"for it. A change is live: it interrupts nothing.",
+					hypervisor.MinShares, hypervisor.MaxShares),
 				Validators: []validator.Int64{int64validator.Between(hypervisor.MinShares, hypervisor.MaxShares)},
 			},
 		},
@@ -79,7 +84,8 @@ func memoryBackingAttribute() schema.SingleNestedAttribute {
 			},
 			"numa_mode": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "How strictly it comes from `numa_nodes`: " + among(hypervisor.NUMAModes) + ". Default: `" + hypervisor.NUMAModes[0] +
+				MarkdownDescription: "How strictly it comes from `numa_nodes`: " + among(hypervisor.NUMAModes) +
+					". Default: `" + hypervisor.NUMAModes[0] +
 					"`. " + hardwareWay,
 				Validators: []validator.String{oneOf(hypervisor.NUMAModes...)},
 			},
@@ -94,9 +100,10 @@ func graphicsAttribute() schema.SingleNestedAttribute {
 			"(`virsh domdisplay`). It asks nobody for a password: whoever reaches it has the console.",
 		Attributes: map[string]schema.Attribute{
 			"type": schema.StringAttribute{
-				Optional:            true,
-				MarkdownDescription: among(hypervisor.GraphicsTypes) + ". Default: `" + hypervisor.GraphicsTypes[0] + "`. " + hardwareWay,
-				Validators:          []validator.String{oneOf(hypervisor.GraphicsTypes...)},
+				Optional: true,
+				MarkdownDescription: among(hypervisor.GraphicsTypes) + ". Default: `" +
+					hypervisor.GraphicsTypes[0] + "`. " + hardwareWay,
+				Validators: []validator.String{oneOf(hypervisor.GraphicsTypes...)},
 			},
 			"listen": schema.StringAttribute{
 				Optional: true,
@@ -105,9 +112,10 @@ func graphicsAttribute() schema.SingleNestedAttribute {
 				Validators: []validator.String{isHostAddress},
 			},
 			"port": schema.Int64Attribute{
-				Optional:            true,
-				MarkdownDescription: "TCP port. Default: one that libvirt chooses at each start, from 5900 up. " + hardwareWay,
-				Validators:          []validator.Int64{int64validator.Between(1024, 65535)},
+				Optional: true,
+				MarkdownDescription: "TCP port. Default: one that libvirt chooses at each start, from 5900 up. " +
+					hardwareWay,
+				Validators: []validator.Int64{int64validator.Between(1024, 65535)},
 			},
 			"socket": schema.StringAttribute{
 				Optional: true,
@@ -117,7 +125,8 @@ func graphicsAttribute() schema.SingleNestedAttribute {
 			},
 			"video": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Graphics card: " + among(hypervisor.VideoModels) + ". The kernel of the base needs a driver for it. Default: `" +
+				MarkdownDescription: "Graphics card: " + among(hypervisor.VideoModels) +
+					". The kernel of the base needs a driver for it. Default: `" +
 					hypervisor.VideoModels[0] + "`. " + hardwareWay,
 				Validators: []validator.String{oneOf(hypervisor.VideoModels...)},
 			},
@@ -132,7 +141,8 @@ func rngAttribute() schema.SingleNestedAttribute {
 		Attributes: map[string]schema.Attribute{
 			"source": schema.StringAttribute{
 				Optional: true,
-				MarkdownDescription: "Device of the host that it reads from: " + among(hypervisor.RandomSources) + ". Default: `" + hypervisor.RandomSources[0] + "`. " +
+				MarkdownDescription: "Device of the host that it reads from: " + among(hypervisor.RandomSources) +
+					". Default: `" + hypervisor.RandomSources[0] + "`. " +
 					hardwareWay,
 				Validators: []validator.String{oneOf(hypervisor.RandomSources...)},
 			},
@@ -159,8 +169,9 @@ func hostDirectoriesAttribute() schema.MapNestedAttribute {
 				Validators:          []validator.String{isHostPath},
 			},
 			"read_only": schema.BoolAttribute{
-				Optional:            true,
-				MarkdownDescription: "Whether the VM can only read it. That needs virtiofsd 1.13. Default: false. " + hardwareWay,
+				Optional: true,
+				MarkdownDescription: "Whether the VM can only read it. That needs virtiofsd 1.13. Default: false. " +
+					hardwareWay,
 			},
 		}},
 	}
@@ -190,9 +201,10 @@ func hostDevicesAttribute() schema.MapNestedAttribute {
 func xmlPatchAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "Changes of the libvirt definition for what no other attribute is for, applied in this order whenever the VM is defined. The plan " +
-			"applies them and asks libvirt whether it accepts the result. What another attribute is for, and what the VM stands on (kernel, disks, " +
-			"vsock, metadata), cannot be changed. If somebody takes one out of the definition, `faults` says so, and the next apply puts it " +
+		MarkdownDescription: "Changes of the libvirt definition for what no other attribute is for, applied in this " +
+			"order whenever the VM is defined. The plan applies them and asks libvirt whether it accepts the result. " +
+			"What another attribute is for, and what the VM stands on (kernel, disks, vsock, metadata), cannot be " +
+			"changed. If somebody takes one out of the definition, `faults` says so, and the next apply puts it " +
 			"back, unless libvirt has written it in other words.",
 		Validators: []validator.List{listvalidator.SizeAtMost(64)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
@@ -237,23 +249,27 @@ func (*vmHardware) attributes() map[string]schema.Attribute {
 		vm.AttributeMemoryBacking: memoryBackingAttribute(),
 		vm.AttributeTPM: schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "Model of a TPM 2.0 for the VM, " + among(hypervisor.TPMModels) + ", which swtpm emulates on the host. Its state belongs to the libvirt " +
+			MarkdownDescription: "Model of a TPM 2.0 for the VM, " + among(hypervisor.TPMModels) +
+				", which swtpm emulates on the host. Its state belongs to the libvirt " +
 				"domain, and is deleted with the VM. Default: none. " + hardwareWay,
 			Validators: []validator.String{oneOf(hypervisor.TPMModels...)},
 		},
 		vm.AttributeGraphics: graphicsAttribute(),
 		vm.AttributeWatchdog: schema.StringAttribute{
 			Optional: true,
-			MarkdownDescription: "What happens when the guest does not serve its watchdog (i6300esb) in time: " + among(hypervisor.WatchdogActions) + ". It does nothing until the " +
-				"guest opens it; the agent does so for a kexec, which a VM whose new kernel hangs survives only with `reset`. Default: `reset`. " + hardwareWay,
+			MarkdownDescription: "What happens when the guest does not serve its watchdog (i6300esb) in time: " +
+				among(hypervisor.WatchdogActions) + ". It does nothing until the guest opens it; the agent does so " +
+				"for a kexec, which a VM whose new kernel hangs survives only with `reset`. Default: " +
+				"`reset`. " + hardwareWay,
 			Validators: []validator.String{oneOf(hypervisor.WatchdogActions...)},
 		},
 		vm.AttributeRNG:         rngAttribute(),
 		vm.AttributeDirectories: hostDirectoriesAttribute(),
 		vm.AttributeDevices:     hostDevicesAttribute(),
 		vm.AttributePatches:     xmlPatchAttribute(),
-		"console_log": computedText("File on the host that has the serial console of the VM. libvirt's virtlogd writes it, and keeps it from growing " +
-			"without end: `max_size` and `max_backups` in its `/etc/libvirt/virtlogd.conf` are for all VMs of the host, 2 MiB and 3 older files if " +
-			"nothing else is set there."),
+		"console_log": computedText(
+			"File on the host that has the serial console of the VM. libvirt's virtlogd writes it, and keeps it from " +
+				"growing without end: `max_size` and `max_backups` in its `/etc/libvirt/virtlogd.conf` are for all " +
+				"VMs of the host, 2 MiB and 3 older files if nothing else is set there."),
 	}
 }

@@ -38,14 +38,16 @@ func hasHardware(t *testing.T, world *providertest.World, want hypervisor.Hardwa
 		if diff := cmp.Diff(want, domain.Hardware); diff != "" {
 			return fmt.Errorf("the hardware is (-want +got):\n%s", diff)
 		}
-		if got := domain.Metadata.Hardware; (got == nil) != want.IsZero() || got != nil && !reflect.DeepEqual(*got, want) {
+		if got := domain.Metadata.Hardware; (got == nil) != want.IsZero() ||
+			got != nil && !reflect.DeepEqual(*got, want) {
 			return fmt.Errorf("the record is %+v", got)
 		}
 		return nil
 	}
 }
 
-// Each attribute: a VM is made without it and gets it, is imported, loses it to somebody else, and loses it in the configuration.
+// Each attribute: a VM is made without it and gets it, is imported, loses it to somebody else, and
+// loses it in the configuration.
 func TestHardwareOfAVM(t *testing.T) {
 	const powerOff, live = "reboot", "none"
 	patch := hypervisor.Patch{Op: "add", Path: "/domain/devices", XML: `<sound model="ich9"/>`}
@@ -62,33 +64,40 @@ func TestHardwareOfAVM(t *testing.T) {
 			}}, powerOff, vm.ReasonCPU,
 		},
 		"machine": {"machine", `"pc-q35-9.2"`, hypervisor.Hardware{Machine: "pc-q35-9.2"}, powerOff, vm.ReasonMachine},
-		"shares":  {"cpu", `{ shares = 200 }`, hypervisor.Hardware{CPU: hypervisor.CPU{Shares: 200}}, live, vm.ReasonShares},
+		"shares": {"cpu", `{ shares = 200 }`,
+			hypervisor.Hardware{CPU: hypervisor.CPU{Shares: 200}}, live, vm.ReasonShares},
 		"backing": {
 			"memory_backing", `{ huge_page_size = "2048KiB", numa_nodes = "0,1", numa_mode = "preferred" }`,
-			hypervisor.Hardware{Memory: hypervisor.MemoryBacking{HugePages: 2 << 20, Nodes: "0-1", Mode: "preferred"}}, powerOff, vm.ReasonMemoryBacking,
+			hypervisor.Hardware{Memory: hypervisor.MemoryBacking{HugePages: 2 << 20, Nodes: "0-1", Mode: "preferred"}},
+			powerOff, vm.ReasonMemoryBacking,
 		},
 		"tpm":              {"tpm", `"tpm-crb"`, hypervisor.Hardware{TPM: "tpm-crb"}, powerOff, vm.ReasonTPM},
 		"default graphics": {"graphics", `{}`, hypervisor.Hardware{Graphics: &hypervisor.Graphics{}}, powerOff, vm.ReasonGraphics},
 		"graphics": {
 			"graphics", `{ type = "spice", listen = "::1", port = 5999, video = "virtio" }`,
-			hypervisor.Hardware{Graphics: &hypervisor.Graphics{Type: "spice", Listen: "::1", Port: 5999, Video: "virtio"}}, powerOff, vm.ReasonGraphics,
+			hypervisor.Hardware{Graphics: &hypervisor.Graphics{Type: "spice", Listen: "::1", Port: 5999,
+				Video: "virtio"}}, powerOff, vm.ReasonGraphics,
 		},
 		"graphics on a socket": {
-			"graphics", `{ socket = "/run/web.sock" }`, hypervisor.Hardware{Graphics: &hypervisor.Graphics{Socket: "/run/web.sock"}}, powerOff, vm.ReasonGraphics,
+			"graphics", `{ socket = "/run/web.sock" }`,
+			hypervisor.Hardware{Graphics: &hypervisor.Graphics{Socket: "/run/web.sock"}}, powerOff, vm.ReasonGraphics,
 		},
 		"watchdog": {"watchdog", `"pause"`, hypervisor.Hardware{Watchdog: "pause"}, powerOff, vm.ReasonWatchdog},
 		"rng": {
 			"rng", `{ source = "/dev/hwrng", bytes_per_second = 1024 }`,
-			hypervisor.Hardware{Random: hypervisor.Random{Source: "/dev/hwrng", BytesPerSecond: 1024}}, powerOff, vm.ReasonRNG,
+			hypervisor.Hardware{Random: hypervisor.Random{Source: "/dev/hwrng", BytesPerSecond: 1024}}, powerOff,
+			vm.ReasonRNG,
 		},
 		"directories": {
 			"host_directories", `{ etc = { path = "/etc", read_only = true }, tmp = { path = "/tmp" } }`,
-			hypervisor.Hardware{Directories: map[string]hypervisor.Directory{"etc": {Path: "/etc", ReadOnly: true}, "tmp": {Path: "/tmp"}}},
+			hypervisor.Hardware{Directories: map[string]hypervisor.Directory{"etc": {Path: "/etc", ReadOnly: true},
+				"tmp": {Path: "/tmp"}}},
 			powerOff, vm.ReasonDirectories,
 		},
 		"devices": {
 			"host_devices", `{ card = { pci = "0000:01:00.0" }, stick = { usb = "1d6b:0002" } }`,
-			hypervisor.Hardware{Devices: map[string]hypervisor.HostDevice{"card": {PCI: "0000:01:00.0"}, "stick": {USB: "1d6b:0002"}}},
+			hypervisor.Hardware{Devices: map[string]hypervisor.HostDevice{"card": {PCI: "0000:01:00.0"},
+				"stick": {USB: "1d6b:0002"}}},
 			powerOff, vm.ReasonDevices,
 		},
 		"patches": {
@@ -114,12 +123,14 @@ func TestHardwareOfAVM(t *testing.T) {
 					Config: config,
 					ConfigPlanChecks: plans(
 						action(webAddress, plancheck.ResourceActionUpdate),
-						plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact(test.way)),
+						plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+							knownvalue.StringExact(test.way)),
 						plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
 							knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact(string(test.reason))})),
 					),
 					Check: resource.ComposeTestCheckFunc(hasHardware(t, world, want), func(*terraform.State) error {
-						if did := world.Domains.Calls()[len(calls):]; slices.Contains(did, "Start web") != (test.way == powerOff) {
+						if did := world.Domains.Calls()[len(calls):]; slices.Contains(did,
+							"Start web") != (test.way == powerOff) {
 							return fmt.Errorf("the apply called %q", did)
 						}
 						if got := world.Domains.Shares("web"); got != want.CPU.Shares {
@@ -133,7 +144,8 @@ func TestHardwareOfAVM(t *testing.T) {
 				return func() { world.Domains.Alter("web", func(d *hypervisor.Domain) { d.Hardware = hardware }) }
 			}
 			null := []statecheck.StateCheck{value(webAddress, attribute(test.attribute), knownvalue.Null())}
-			created := resource.TestStep{Config: without, Check: hasHardware(t, world, hypervisor.Hardware{}), ConfigStateChecks: null}
+			created := resource.TestStep{Config: without,
+				Check: hasHardware(t, world, hypervisor.Hardware{}), ConfigStateChecks: null}
 			steps := []resource.TestStep{
 				created,
 				changes(with, nil, test.want),
@@ -147,7 +159,8 @@ func TestHardwareOfAVM(t *testing.T) {
 					},
 				},
 			}
-			if name == "patches" || name == "default graphics" { // patches are drift otherwise, and {} is read as such alone
+			if name == "patches" ||
+				name == "default graphics" { // patches are drift otherwise, and {} is read as such alone
 				steps = append(steps, changes(without, nil, hypervisor.Hardware{}))
 			} else {
 				steps = append(steps,
@@ -174,17 +187,22 @@ func TestHardwareWaitsForTheNextBoot(t *testing.T) {
 			Config: config(`watchdog = "pause"`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact([]knownvalue.Check{
-					knownvalue.StringExact(string(vm.ReasonWatchdog)), knownvalue.StringExact(string(vm.ReasonHardwareLater)),
-				})),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("none")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
+					knownvalue.ListExact([]knownvalue.Check{
+						knownvalue.StringExact(string(vm.ReasonWatchdog)),
+						knownvalue.StringExact(string(vm.ReasonHardwareLater)),
+					})),
 			),
-			Check: resource.ComposeTestCheckFunc(hasHardware(t, world, hypervisor.Hardware{Watchdog: "pause"}), func(*terraform.State) error {
-				if starts := slices.DeleteFunc(world.Domains.Calls(), func(call string) bool { return call != "Start web" }); len(starts) != 1 {
-					return fmt.Errorf("it was started %d times", len(starts))
-				}
-				return nil
-			}),
+			Check: resource.ComposeTestCheckFunc(hasHardware(t, world, hypervisor.Hardware{Watchdog: "pause"}),
+				func(*terraform.State) error {
+					if starts := slices.DeleteFunc(world.Domains.Calls(),
+						func(call string) bool { return call != "Start web" }); len(starts) != 1 {
+						return fmt.Errorf("it was started %d times", len(starts))
+					}
+					return nil
+				}),
 		},
 	)
 }
@@ -201,19 +219,23 @@ func TestHardwareIsRefusedWithoutLeaveToPowerOff(t *testing.T) {
 	)
 }
 
-// Somebody takes a patch out of the definition: the plan shows it, and the apply puts it back without touching the guest.
+// Somebody takes a patch out of the definition: the plan shows it, and the apply puts it back
+// without touching the guest.
 func TestAPatchThatIsLostIsPutBack(t *testing.T) {
 	world := machine(t)
-	config := debian(patched) + web(`xml_patch = [{ op = "add", path = "/domain/devices", xml = "<sound model=\"ich9\"/>" }]`)
+	config := debian(patched) +
+		web(`xml_patch = [{ op = "add", path = "/domain/devices", xml = "<sound model=\"ich9\"/>" }]`)
 	check(t, world,
 		resource.TestStep{Config: config},
 		resource.TestStep{
 			PreConfig: func() { world.Domains.Alter("web", func(d *hypervisor.Domain) { d.LostPatches = []int{0} }) },
 			Config:    config,
 			ConfigPlanChecks: plans(
-				action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
 			),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0))},
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"),
+				knownvalue.ListSizeExact(0))},
 			Check: func(*terraform.State) error {
 				domain, _, err := world.VM(t.Context(), "web")
 				if err == nil && len(domain.LostPatches) > 0 {
@@ -266,7 +288,9 @@ func TestHardwareThatTheHostLacksIsRefusedByThePlan(t *testing.T) {
 			[]string{"its path matches 0 elements", "virsh dumpxml"},
 		},
 	} {
-		steps = append(steps, resource.TestStep{Config: debian(patched) + web(mistake.body), PlanOnly: true, ExpectError: says(mistake.want...)})
+		steps = append(steps,
+			resource.TestStep{Config: debian(patched) + web(mistake.body), PlanOnly: true,
+				ExpectError: says(mistake.want...)})
 	}
 	check(t, world, steps...)
 	for _, call := range world.Domains.Calls() {

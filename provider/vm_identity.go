@@ -57,9 +57,11 @@ func (*vmIdentity) attributes() map[string]schema.Attribute {
 }
 
 func (b *vmIdentity) validate() (diags diag.Diagnostics) {
-	if name := b.Name.ValueString(); b.Hostname.IsNull() && name != "" && isName.check(name) == nil && isHostname.check(name) != nil {
+	if name := b.Name.ValueString(); b.Hostname.IsNull() && name != "" && isName.check(name) == nil &&
+		isHostname.check(name) != nil {
 		diags.Append(failedAt(path.Root("hostname"), failure{
-			do: "use", object: "the name as the host name of " + vmName(name), err: fmt.Errorf("%q is not a host name", name),
+			do: "use", object: "the name as the host name of " + vmName(name),
+			err:  fmt.Errorf("%q is not a host name", name),
 			next: "Set hostname, which must be " + isHostname.form + ".",
 		})...)
 	}

@@ -65,8 +65,9 @@ func impactAttribute() schema.SingleNestedAttribute {
 					"packages": computedTexts("Debian packages that these files belong to."),
 				}},
 			},
-			"reasons": computedTexts("Why restarting units is not enough, and what that drops of what was made by hand in the VM."),
-			"left":    computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
+			"reasons": computedTexts(
+				"Why restarting units is not enough, and what that drops of what was made by hand in the VM."),
+			"left": computedTexts("Affected units that `refresh.policy` leaves alone, with the reason."),
 			"sessions": computedTexts("Processes in user sessions that use files that change. They are never " +
 				"terminated."),
 			"starts": computedTexts("Units that the release newly enables, such as `acme.service, wanted by " +
@@ -102,9 +103,11 @@ func (b *vmImpact) fromImpact(ctx context.Context, impact *agentapi.Impact) (dia
 		return nil
 	}
 	model := impactModel{
-		Level: levelName(impact.GetLevel()), Units: map[string]unitImpactModel{}, Reasons: guestTexts(impact.GetReasons()),
-		Left: guestTexts(impact.GetLeft()), Sessions: guestTexts(impact.GetSessions()),
-		Starts: startTexts(impact.GetStarts()), Remaining: guestTexts(impact.GetRemaining()), Pending: guestTexts(impact.GetPending()),
+		Level: levelName(impact.GetLevel()), Units: map[string]unitImpactModel{},
+		Reasons: guestTexts(impact.GetReasons()),
+		Left:    guestTexts(impact.GetLeft()), Sessions: guestTexts(impact.GetSessions()),
+		Starts: startTexts(impact.GetStarts()), Remaining: guestTexts(impact.GetRemaining()),
+		Pending: guestTexts(impact.GetPending()),
 	}
 	for _, unit := range limited(impact.GetUnits()) {
 		model.Units[guestText(unit.GetUnit())] = unitImpactModel{
@@ -134,7 +137,8 @@ func startTexts(starts []*agentapi.UnitStart) []string {
 
 // failedStarts describes the units that failed at their first start.
 func failedStarts(report *agentapi.Report) []string {
-	return startTexts(slices.DeleteFunc(slices.Clone(report.GetStarts()), func(s *agentapi.UnitStart) bool { return s.GetError() == "" }))
+	return startTexts(slices.DeleteFunc(slices.Clone(report.GetStarts()),
+		func(s *agentapi.UnitStart) bool { return s.GetError() == "" }))
 }
 
 // levels of impact, smallest first.
@@ -160,8 +164,8 @@ func levelNames() []string {
 	return names
 }
 
-// mayRestartSystem reports whether the planned impact, or one that is allowed as long as it is not known, restarts the system
-// and with it the network.
+// mayRestartSystem reports whether the planned impact, or one that is allowed as long as it is not
+// known, restarts the system and with it the network.
 func (m *vmModel) mayRestartSystem(ctx context.Context) (bool, diag.Diagnostics) {
 	if m.Impact.IsNull() {
 		return false, nil
@@ -189,8 +193,9 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 	if impact.GetStrategy() != vm.NextBoot {
 		return impact
 	}
-	postponed := fmt.Sprintf("the change needs %s, and refresh.strategy allows less: the new stack takes effect at the "+
-		"next power-off and start", levelName(impact.GetLevel()))
+	postponed := fmt.Sprintf(
+		"the change needs %s, and refresh.strategy allows less: the new stack takes effect at the "+
+			"next power-off and start", levelName(impact.GetLevel()))
 	return &agentapi.Impact{
 		Level: agentapi.Level_NONE, Reasons: append([]string{postponed}, impact.GetReasons()...),
 		ChangedPaths: impact.GetChangedPaths(), Pending: impact.GetPending(),
@@ -201,7 +206,8 @@ func reached(impact *agentapi.Impact) *agentapi.Impact {
 func tooLarge(name string, impact *agentapi.Impact, allowed string) diag.Diagnostics {
 	return failedAt(path.Root("refresh").AtName("max_impact"), failure{
 		do: "change", object: vmName(name),
-		err: fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()), allowed, because(impact)),
+		err: fmt.Errorf("the impact is %s, and refresh.max_impact allows %s:%s", levelName(impact.GetLevel()),
+			allowed, because(impact)),
 		next: "Nothing was changed. " + allowing(impact) + fmt.Sprintf(", or refresh.strategy to %q to have the new "+
 			"stack take effect at the next start.", vm.NextBoot),
 	})

@@ -74,7 +74,8 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			"user": schema.SingleNestedAttribute{
 				Optional: true,
 				MarkdownDescription: "QEMU's user-mode network. The guest can open connections to other hosts, but " +
-					"it can be reached only through 127.0.0.1 of the host. A change takes a power-off, also one from or to `bridge` or `network`.",
+					"it can be reached only through 127.0.0.1 of the host. A change takes a power-off, also one from " +
+					"or to `bridge` or `network`.",
 				Attributes: map[string]schema.Attribute{
 					"forwards": schema.MapAttribute{
 						Optional: true, ElementType: types.Int64Type,
@@ -99,9 +100,9 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			"mac": schema.StringAttribute{
 				Optional: true,
 				MarkdownDescription: "MAC address, such as `52:54:00:aa:bb:cc`, in lower case. Default: one that follows from `uuid` and " +
-					"the name of the interface, so that it lasts as long as the VM, and adding or removing an interface does not " +
-					"change the others. `addresses` has it in both cases. Set it for an address that outlives a VM, such as for a " +
-					"reservation of a DHCP server. " + again,
+					"the name of the interface, so that it lasts as long as the VM, and adding or removing an " +
+					"interface does not change the others. `addresses` has it in both cases. Set it for an address " +
+					"that outlives a VM, such as for a reservation of a DHCP server. " + again,
 				Validators: []validator.String{isMAC},
 			},
 			"model": schema.StringAttribute{
@@ -112,16 +113,17 @@ func interfacesAttribute() schema.MapNestedAttribute {
 			},
 			"mtu": schema.Int64Attribute{
 				Optional: true,
-				MarkdownDescription: "MTU in bytes that the card tells the guest, which uses it unless its own configuration says another; " +
-					"for the model `virtio` only. On a bridge or network, the host's end gets it, too. Default: the guest's own, and " +
-					"on the host that of the bridge or network. " + again,
+				MarkdownDescription: "MTU in bytes that the card tells the guest, which uses it unless its own " +
+					"configuration says another; for the model `virtio` only. On a bridge or network, the host's end " +
+					"gets it, too. Default: the guest's own, and on the host that of the bridge or network. " + again,
 				Validators: []validator.Int64{int64validator.Between(hypervisor.MinMTU, hypervisor.MaxMTU)},
 			},
 			"queues": schema.Int64Attribute{
 				Optional: true, Computed: true, Default: int64default.StaticInt64(1),
-				MarkdownDescription: "Pairs of queues of the card, so that several processors of the guest send and receive at once; for the model " +
-					"`virtio` on a `bridge` or `network`, and at most as many as the VM has processors (`vcpus`, or `max_vcpus`). The host's " +
-					"vhost-net serves them where it is there, and QEMU otherwise. Default: 1. " + again,
+				MarkdownDescription: "Pairs of queues of the card, so that several processors of the guest send and " +
+					"receive at once; for the model `virtio` on a `bridge` or `network`, and at most as many as the " +
+					"VM has processors (`vcpus`, or `max_vcpus`). The host's vhost-net serves them where it is " +
+					"there, and QEMU otherwise. Default: 1. " + again,
 				Validators: []validator.Int64{int64validator.Between(1, hypervisor.MaxQueues)},
 			},
 			"vlan": schema.Int64Attribute{
@@ -193,17 +195,21 @@ func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
 		}
 		at := path.Root("interfaces").AtMapKey(name)
 		refuse := func(at path.Path, err error, next string) {
-			diags.Append(failedAt(at, failure{do: "use", object: fmt.Sprintf("interface %q", name), err: err, next: next})...)
+			diags.Append(failedAt(at,
+				failure{do: "use", object: fmt.Sprintf("interface %q", name), err: err, next: next})...)
 		}
 		if mac, ok := one.Attributes()["mac"].(types.String); ok && !unset(mac) {
 			if other, twice := first[mac.ValueString()]; twice {
-				refuse(at.AtName("mac"), fmt.Errorf("interface %q has the same MAC address", other), "Choose another one for one of them.")
+				refuse(at.AtName("mac"), fmt.Errorf("interface %q has the same MAC address", other),
+					"Choose another one for one of them.")
 			}
 			first[mac.ValueString()] = name
 		}
-		if model, ok := one.Attributes()["model"].(types.String); ok && !unset(model) && model.ValueString() != hypervisor.Virtio {
+		if model, ok := one.Attributes()["model"].(types.String); ok && !unset(model) &&
+			model.ValueString() != hypervisor.Virtio {
 			if mtu, ok := one.Attributes()["mtu"].(types.Int64); ok && !unset(mtu) {
-				refuse(at.AtName("mtu"), fmt.Errorf("a card of the model %q does not tell the guest an MTU", model.ValueString()),
+				refuse(at.AtName("mtu"),
+					fmt.Errorf("a card of the model %q does not tell the guest an MTU", model.ValueString()),
 					"Leave mtu out and set the MTU in the guest, or use the model "+hypervisor.Virtio+".")
 			}
 		}
@@ -215,8 +221,10 @@ func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
 			return value.ValueInt64()
 		}
 		isUser := !unset(one.Attributes()["user"])
-		if model, ok := one.Attributes()["model"].(types.String); ok && number("queues") > 1 && (isUser || !unset(model) && model.ValueString() != hypervisor.Virtio) {
-			refuse(at.AtName("queues"), errors.New("only a card of the model "+hypervisor.Virtio+" on a bridge or network has several queues"),
+		if model, ok := one.Attributes()["model"].(types.String); ok && number("queues") > 1 &&
+			(isUser || !unset(model) && model.ValueString() != hypervisor.Virtio) {
+			refuse(at.AtName("queues"),
+				errors.New("only a card of the model "+hypervisor.Virtio+" on a bridge or network has several queues"),
 				"Leave queues out.")
 		}
 		if number("vlan") > 0 && (isUser || !unset(one.Attributes()["network"])) {
@@ -224,7 +232,8 @@ func (b *vmInterfaces) validateCards() (diags diag.Diagnostics) {
 				"Leave vlan out. For a network, its definition in libvirt says the VLAN.")
 		}
 		if link, ok := one.Attributes()["link"].(types.String); ok && link.ValueString() == linkDown && isUser {
-			refuse(at.AtName("link"), errors.New("the link of a user-mode network is always up: QEMU runs it, and libvirt does not know it"),
+			refuse(at.AtName("link"),
+				errors.New("the link of a user-mode network is always up: QEMU runs it, and libvirt does not know it"),
 				"Leave link out, or leave out the interface, or put it on a bridge or a network.")
 		}
 	}
@@ -258,7 +267,8 @@ func (b *vmInterfaces) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnosti
 			for host, guest := range forwards {
 				port, err := strconv.ParseUint(host, 10, 16)
 				if err != nil {
-					diags.Append(failedAt(path.Root("interfaces").AtMapKey(name), failure{do: "read the forwards of", object: vmName(spec.Name), err: err})...)
+					diags.Append(failedAt(path.Root("interfaces").AtMapKey(name),
+						failure{do: "read the forwards of", object: vmName(spec.Name), err: err})...)
 					continue
 				}
 				one.User.Forwards[uint16(port)] = uint16(guest)

@@ -49,7 +49,8 @@ func did(world *providertest.World, calls *[]string, want ...string) resource.Te
 		var got []string
 		for _, call := range world.Domains.Calls()[len(*calls):] {
 			method, _, _ := strings.Cut(call, " ")
-			if strings.Contains(method, "Interface") || method == "Start" || method == "Shutdown" || method == "PowerOff" {
+			if strings.Contains(method, "Interface") || method == "Start" ||
+				method == "Shutdown" || method == "PowerOff" {
 				got = append(got, method)
 			}
 		}
@@ -79,8 +80,8 @@ func isLan(t *testing.T, world *providertest.World, want hypervisor.Interface) r
 	}
 }
 
-// Each attribute of an interface: a VM is made without it and gets it, is imported, loses it to somebody else, and loses it in the
-// configuration.
+// Each attribute of an interface: a VM is made without it and gets it, is imported, loses it to
+// somebody else, and loses it in the configuration.
 func TestAttributesOfAnInterface(t *testing.T) {
 	again, update := []string{"DetachInterface", "AttachInterface"}, []string{"UpdateInterface"}
 	for name, test := range map[string]struct {
@@ -129,7 +130,8 @@ func TestAttributesOfAnInterface(t *testing.T) {
 			at := attribute("interfaces").AtMapKey("lan").AtMapKey(name)
 			without, with := debian(patched)+lan(""), debian(patched)+lan(name+" = "+test.value)
 			changes := func(known knownvalue.Check) resource.ConfigPlanChecks {
-				return plans(append(impactIs("none", test.reason), plancheck.ExpectKnownValue(webAddress, at, known))...)
+				return plans(append(impactIs("none", test.reason),
+					plancheck.ExpectKnownValue(webAddress, at, known))...)
 			}
 			var calls []string
 			check(t, world,
@@ -141,7 +143,8 @@ func TestAttributesOfAnInterface(t *testing.T) {
 					PreConfig: func() { calls = world.Domains.Calls() },
 					Config:    with, ConfigPlanChecks: changes(test.known),
 					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, at, test.known)},
-					Check:             resource.ComposeTestCheckFunc(isLan(t, world, test.want), did(world, &calls, test.calls...)),
+					Check: resource.ComposeTestCheckFunc(isLan(t, world, test.want),
+						did(world, &calls, test.calls...)),
 				},
 				resource.TestStep{
 					ResourceName: webAddress, ImportState: true, ImportStateId: "web",
@@ -152,7 +155,8 @@ func TestAttributesOfAnInterface(t *testing.T) {
 					PreConfig: func() { test.drift(world) },
 					Config:    with, ConfigPlanChecks: changes(test.known), Check: isLan(t, world, test.want),
 				},
-				resource.TestStep{Config: without, ConfigPlanChecks: changes(test.without), Check: isLan(t, world, hypervisor.Interface{})},
+				resource.TestStep{Config: without, ConfigPlanChecks: changes(test.without),
+					Check: isLan(t, world, hypervisor.Interface{})},
 				// It is drift, too, if the configuration does not have it.
 				resource.TestStep{
 					PreConfig: func() {
@@ -162,15 +166,16 @@ func TestAttributesOfAnInterface(t *testing.T) {
 						}
 						alter(func(i *hypervisor.Interface) { *i = test.want; i.Bridge = "br0" })(world)
 					},
-					Config: without, ConfigPlanChecks: changes(test.without), Check: isLan(t, world, hypervisor.Interface{}),
+					Config: without, ConfigPlanChecks: changes(test.without),
+					Check: isLan(t, world, hypervisor.Interface{}),
 				},
 			)
 		})
 	}
 }
 
-// alter changes the interface in the running VM and in the definition, as virsh update-device --live --config does, or virsh edit and a
-// restart.
+// alter changes the interface in the running VM and in the definition, as virsh update-device
+// --live --config does, or virsh edit and a restart.
 func alter(change func(*hypervisor.Interface)) func(*providertest.World) {
 	return func(world *providertest.World) {
 		alterDefinition(change)(world)
@@ -210,24 +215,28 @@ func TestAnInterfaceThatDiffersFromTheDefinitionIsAFault(t *testing.T) {
 					ConfigPlanChecks: plans(
 						action(webAddress, plancheck.ResourceActionUpdate),
 						plancheck.ExpectUnknownValue(webAddress, attribute("faults")),
-						plancheck.ExpectKnownValue(webAddress, attribute("interfaces").AtMapKey("lan").AtMapKey("link"), knownvalue.StringExact("up")),
+						plancheck.ExpectKnownValue(webAddress, attribute("interfaces").AtMapKey("lan").AtMapKey("link"),
+							knownvalue.StringExact("up")),
 					),
-					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"), knownvalue.ListSizeExact(0))},
-					Check:             resource.ComposeTestCheckFunc(isLan(t, world, hypervisor.Interface{}), did(world, &calls)),
+					ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("faults"),
+						knownvalue.ListSizeExact(0))},
+					Check: resource.ComposeTestCheckFunc(isLan(t, world, hypervisor.Interface{}),
+						did(world, &calls)),
 				},
 			)
 		})
 	}
 }
 
-// Interfaces come, move and go in a VM that runs. What somebody has detached, attached or moved in the running VM alone is shown, and put
-// back.
+// Interfaces come, move and go in a VM that runs. What somebody has detached, attached or moved in
+// the running VM alone is shown, and put back.
 func TestInterfacesOfARunningVM(t *testing.T) {
 	world := newWorld(t)
 	with := func(interfaces string) string {
 		return debian(patched) + web("refresh = { max_impact = \"none\" }\ninterfaces = {"+interfaces+"}")
 	}
-	const lan, back = "\nlan = { bridge = \"br0\" }\n", "back = { network = \"default\", mac = \"52:54:00:00:00:07\" }\n"
+	const lan, back = "\nlan = { bridge = \"br0\" }\n",
+		"back = { network = \"default\", mac = \"52:54:00:00:00:07\" }\n"
 	runs := func(want map[string]hypervisor.Interface) resource.TestCheckFunc {
 		return func(*terraform.State) error {
 			got, err := world.Domains.AttachedInterfaces(t.Context(), "web")
@@ -235,16 +244,19 @@ func TestInterfacesOfARunningVM(t *testing.T) {
 				return err
 			}
 			domain, _, err := world.VM(t.Context(), "web")
-			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()) + cmp.Diff(want, domain.Interfaces, cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()) +
+				cmp.Diff(want, domain.Interfaces, cmpopts.EquateEmpty()); diff != "" {
 				return fmt.Errorf("it runs, or is defined, with other interfaces (-want +got): %s, %w", diff, err)
 			}
 			return err
 		}
 	}
-	isLan, isBack := hypervisor.Interface{Bridge: "br0"}, hypervisor.Interface{Network: "default", MAC: "52:54:00:00:00:07"}
+	isLan, isBack := hypervisor.Interface{Bridge: "br0"},
+		hypervisor.Interface{Network: "default", MAC: "52:54:00:00:00:07"}
 	both := map[string]hypervisor.Interface{"lan": isLan, "back": isBack}
 	var calls []string
-	step := func(before func(), config string, want map[string]hypervisor.Interface, called []string, reasons ...vm.Reason) resource.TestStep {
+	step := func(before func(), config string, want map[string]hypervisor.Interface, called []string,
+		reasons ...vm.Reason) resource.TestStep {
 		return resource.TestStep{
 			PreConfig: func() {
 				if before != nil {
@@ -264,10 +276,12 @@ func TestInterfacesOfARunningVM(t *testing.T) {
 		world.Domains.Replug("web", "back", func(*hypervisor.Interface) *hypervisor.Interface { return nil })
 	}
 	move := func() {
-		world.Domains.Replug("web", "lan", func(one *hypervisor.Interface) *hypervisor.Interface { one.Bridge = "br1"; return one })
+		world.Domains.Replug("web", "lan",
+			func(one *hypervisor.Interface) *hypervisor.Interface { one.Bridge = "br1"; return one })
 	}
 	add := func() {
-		world.Domains.Replug("web", "own", func(*hypervisor.Interface) *hypervisor.Interface { return &hypervisor.Interface{Bridge: "br1"} })
+		world.Domains.Replug("web", "own",
+			func(*hypervisor.Interface) *hypervisor.Interface { return &hypervisor.Interface{Bridge: "br1"} })
 	}
 	swapped := map[string]hypervisor.Interface{
 		"lan": {Bridge: "br0", MAC: "52:54:00:00:00:07"}, "back": {Network: "default", MAC: "52:54:00:00:00:08"},
@@ -276,15 +290,18 @@ func TestInterfacesOfARunningVM(t *testing.T) {
 		resource.TestStep{Config: with("")},
 		step(nil, with(lan+back), both, []string{"AttachInterface", "AttachInterface"}, vm.ReasonInterfacesLive),
 		resource.TestStep{
-			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-			ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
+			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+			ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
 		},
-		resource.TestStep{Config: with(lan + back), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{Config: with(lan + back),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		step(detach, with(lan+back), both, []string{"AttachInterface"}, vm.ReasonInterfacesLive),
 		step(move, with(lan+back), both, []string{"UpdateInterface"}, vm.ReasonNetworks),
 		step(add, with(lan+back), both, []string{"DetachInterface"}, vm.ReasonInterfacesLive),
 		// One gets the MAC address that the other one had.
-		step(nil, with(strings.Replace(lan, "br0\"", "br0\", mac = \"52:54:00:00:00:07\"", 1)+strings.Replace(back, "07", "08", 1)), swapped,
+		step(nil, with(strings.Replace(lan, "br0\"", "br0\", mac = \"52:54:00:00:00:07\"", 1)+
+			strings.Replace(back, "07", "08", 1)), swapped,
 			[]string{"DetachInterface", "DetachInterface", "AttachInterface", "AttachInterface"}, vm.ReasonCards),
 		step(nil, with("\nlan = { network = \"default\", mac = \"52:54:00:00:00:07\" }\n"),
 			map[string]hypervisor.Interface{"lan": {Network: "default", MAC: "52:54:00:00:00:07"}},
@@ -315,7 +332,8 @@ func TestAUserModeNetworkTakesAPowerOff(t *testing.T) {
 			Config:    with("\n"+user, "none"), ConfigPlanChecks: plans(impactIs("none", vm.ReasonInterfacesLive)...),
 			Check: did(world, &calls, "DetachInterface"),
 		},
-		resource.TestStep{Config: with("\nout = { bridge = \"br0\" }\n", "none"), ExpectError: says(string(vm.ReasonInterfaces))},
+		resource.TestStep{Config: with("\nout = { bridge = \"br0\" }\n", "none"),
+			ExpectError: says(string(vm.ReasonInterfaces))},
 	)
 }
 
@@ -326,7 +344,8 @@ func TestInterfacesOfAVMThatIsOff(t *testing.T) {
 		return debian(patched) + web("running = false\n"+`interfaces = { lan = { bridge = "br0", `+body+` } }`)
 	}
 	none := knownvalue.MapExact(map[string]knownvalue.Check{"lan": knownvalue.ObjectExact(map[string]knownvalue.Check{
-		"mac": knownvalue.StringExact("52:54:00:00:00:01"), "ipv4": knownvalue.ListSizeExact(0), "ipv6": knownvalue.ListSizeExact(0),
+		"mac": knownvalue.StringExact("52:54:00:00:00:01"), "ipv4": knownvalue.ListSizeExact(0),
+		"ipv6": knownvalue.ListSizeExact(0),
 	})})
 	check(t, world,
 		resource.TestStep{Config: config("")},
@@ -340,7 +359,8 @@ func TestInterfacesOfAVMThatIsOff(t *testing.T) {
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("addresses"), none)},
 			Check: func(*terraform.State) error {
 				domain, state, err := world.Domains.Lookup(t.Context(), "web")
-				if want := (hypervisor.Interface{Bridge: "br0", MAC: "52:54:00:00:00:01", Down: true, MTU: 1400}); err != nil || state != hypervisor.Off ||
+				if want := (hypervisor.Interface{Bridge: "br0", MAC: "52:54:00:00:00:01", Down: true,
+					MTU: 1400}); err != nil || state != hypervisor.Off ||
 					domain.Interfaces["lan"] != want {
 					return fmt.Errorf("%+v, %d, %w", domain.Interfaces, state, err)
 				}
@@ -379,8 +399,10 @@ func TestTheAddressesOfAVM(t *testing.T) {
 			return knownvalue.ListExact(checks)
 		}
 		return knownvalue.MapExact(map[string]knownvalue.Check{
-			"lan":  knownvalue.ObjectExact(map[string]knownvalue.Check{"mac": knownvalue.NotNull(), "ipv4": list(ipv4), "ipv6": list(ipv6)}),
-			"back": knownvalue.ObjectExact(map[string]knownvalue.Check{"mac": knownvalue.NotNull(), "ipv4": list(nil), "ipv6": list(back)}),
+			"lan": knownvalue.ObjectExact(map[string]knownvalue.Check{"mac": knownvalue.NotNull(),
+				"ipv4": list(ipv4), "ipv6": list(ipv6)}),
+			"back": knownvalue.ObjectExact(map[string]knownvalue.Check{"mac": knownvalue.NotNull(),
+				"ipv4": list(nil), "ipv6": list(back)}),
 		})
 	}
 	step := func(before func(), config string, want knownvalue.Check, checks ...plancheck.PlanCheck) resource.TestStep {
@@ -398,30 +420,39 @@ output "address" { value = one(sharedos_vm.web.addresses["lan"].ipv4) }`
 	check(t, world,
 		step(nil, config(debian(unpatched), "")+read, two, plancheck.ExpectUnknownValue(webAddress, addresses)),
 		resource.TestStep{Config: config(debian(unpatched), "") + read, ConfigStateChecks: []statecheck.StateCheck{
-			value("data.sharedos_vm.web", addresses, two), statecheck.ExpectKnownOutputValue("address", knownvalue.StringExact("10.0.0.2")),
+			value("data.sharedos_vm.web", addresses, two),
+			statecheck.ExpectKnownOutputValue("address", knownvalue.StringExact("10.0.0.2")),
 		}},
 		// They change by themselves.
 		step(say("10.0.0.9"), config(debian(unpatched), ""), other, action(webAddress, plancheck.ResourceActionNoop)),
 		// What an agent that is silent, or of an earlier version, has said before stays.
-		step(func() { world.Guests.Silence("web", true) }, config(debian(unpatched), ""), other, action(webAddress, plancheck.ResourceActionNoop)),
-		step(func() { world.Guests.Silence("web", false) }, config(debian(unpatched), ""), other, action(webAddress, plancheck.ResourceActionNoop)),
+		step(func() { world.Guests.Silence("web", true) }, config(debian(unpatched), ""), other,
+			action(webAddress, plancheck.ResourceActionNoop)),
+		step(func() { world.Guests.Silence("web", false) }, config(debian(unpatched), ""), other,
+			action(webAddress, plancheck.ResourceActionNoop)),
 		// A patch is no start, unless it restarts the system.
-		step(nil, config(debian(patched), ""), other, action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, addresses, other)),
+		step(nil, config(debian(patched), ""), other, action(webAddress, plancheck.ResourceActionUpdate),
+			plancheck.ExpectKnownValue(webAddress, addresses, other)),
 		step(func() {
 			guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Strategy: "soft_reboot"}
 		}, config(debian(unpatched), `refresh = { strategy = "soft_reboot", max_impact = "soft_reboot" }`), other,
 			action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, addresses)),
 		step(func() { guest(t, world, "web").Impact = nil }, config(debian(patched), ""), other,
-			action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, addresses, other)),
-		step(nil, config(debian(patched), reboot("vcpus = 2")), other, action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, addresses)),
-		step(nil, config(debian(patched), reboot("vcpus = 2\nrunning = false")), none, plancheck.ExpectKnownValue(webAddress, addresses, none)),
-		step(say("10.0.0.2", "2001:db8::2"), config(debian(patched), reboot("vcpus = 2")), two, plancheck.ExpectUnknownValue(webAddress, addresses)),
+			action(webAddress, plancheck.ResourceActionUpdate),
+			plancheck.ExpectKnownValue(webAddress, addresses, other)),
+		step(nil, config(debian(patched), reboot("vcpus = 2")), other,
+			action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectUnknownValue(webAddress, addresses)),
+		step(nil, config(debian(patched), reboot("vcpus = 2\nrunning = false")), none,
+			plancheck.ExpectKnownValue(webAddress, addresses, none)),
+		step(say("10.0.0.2", "2001:db8::2"), config(debian(patched), reboot("vcpus = 2")), two,
+			plancheck.ExpectUnknownValue(webAddress, addresses)),
 		resource.TestStep{
 			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
 			ImportStateVerifyIdentifierAttribute: "name",
 			ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds", "impact", "last_refresh"},
 		},
-		step(func() { must(t, world.Domains.PowerOff(t.Context(), "web")) }, config(debian(patched), reboot("vcpus = 2\nrunning = false")), none,
+		step(func() { must(t, world.Domains.PowerOff(t.Context(), "web")) },
+			config(debian(patched), reboot("vcpus = 2\nrunning = false")), none,
 			action(webAddress, plancheck.ResourceActionNoop)),
 	)
 }

@@ -27,7 +27,8 @@ var (
 )
 
 // isKernelArgument accepts an argument of the kernel.
-var isKernelArgument = textRule{form: "an argument of the kernel, such as transparent_hugepage=never", check: hypervisor.CheckKernelArg}
+var isKernelArgument = textRule{form: "an argument of the kernel, such as transparent_hugepage=never",
+	check: hypervisor.CheckKernelArg}
 
 func (*vmKernel) attributes() map[string]schema.Attribute {
 	return map[string]schema.Attribute{
@@ -35,8 +36,9 @@ func (*vmKernel) attributes() map[string]schema.Attribute {
 			Optional: true, ElementType: types.StringType,
 			MarkdownDescription: "Arguments for the kernel of the VM, after those that this provider sets: `[\"transparent_hugepage=never\"]`. Everybody in the guest can " +
 				"read them (/proc/cmdline), so they must not be secrets. Those that say how the VM boots (`root=`, `init=`, `console=`, `panic=` and others) are " +
-				"refused. A change takes effect at the next boot: the next start after a power-off, or a refresh that goes through kexec. A reboot from inside the " +
-				"guest boots with the old ones. It interrupts nothing by itself.",
+				"refused. A change takes effect at the next boot: the next start after a power-off, or a refresh " +
+				"that goes through kexec. A reboot from inside the guest boots with the old ones. It interrupts " +
+				"nothing by itself.",
 			Validators: []validator.List{listvalidator.ValueStringsAre(isKernelArgument)},
 		},
 	}
@@ -47,7 +49,8 @@ func (b *vmKernel) validate() (diags diag.Diagnostics) {
 		return nil
 	}
 	if err := hypervisor.CheckKernelArgs(textsOf(b.Arguments)); err != nil {
-		diags.Append(failedAt(path.Root("kernel_arguments"), failure{do: "use", object: "kernel_arguments", err: err, next: "Remove some."})...)
+		diags.Append(failedAt(path.Root("kernel_arguments"),
+			failure{do: "use", object: "kernel_arguments", err: err, next: "Remove some."})...)
 	}
 	return diags
 }
@@ -65,7 +68,8 @@ func (b *vmKernel) fromVM(_ context.Context, found *vm.VM) diag.Diagnostics {
 }
 
 func (b *vmKernel) compare(state *vmModel, change *vmChange) {
-	if strings.Join(textsOf(b.Arguments), " ") != strings.Join(textsOf(state.Arguments), " ") || b.Arguments.IsUnknown() {
+	if strings.Join(textsOf(b.Arguments), " ") != strings.Join(textsOf(state.Arguments), " ") ||
+		b.Arguments.IsUnknown() {
 		change.nextBoot = true
 	}
 	change.definition = change.definition || !b.Arguments.Equal(state.Arguments)

@@ -13,8 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 )
 
-// Kernel arguments reach the definition, and the running VM with its next boot. What somebody changes in the definition is changed
-// back.
+// Kernel arguments reach the definition, and the running VM with its next boot. What somebody
+// changes in the definition is changed back.
 func TestKernelArguments(t *testing.T) {
 	world := newWorld(t)
 	config := func(body string) string { return debian(patched) + web(body) }
@@ -23,9 +23,10 @@ func TestKernelArguments(t *testing.T) {
 		action(webAddress, plancheck.ResourceActionUpdate),
 		plancheck.ExpectKnownValue(webAddress, attribute("state"), knownvalue.StringExact("running")),
 		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
-		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"), knownvalue.ListExact([]knownvalue.Check{
-			knownvalue.StringExact("the kernel arguments take effect at the next power-off and start"),
-		})),
+		plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("reasons"),
+			knownvalue.ListExact([]knownvalue.Check{
+				knownvalue.StringExact("the kernel arguments take effect at the next power-off and start"),
+			})),
 	)
 	has := func(want ...string) func() {
 		return func() {
@@ -37,11 +38,13 @@ func TestKernelArguments(t *testing.T) {
 		}
 	}
 	imported := resource.TestStep{
-		ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-		ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds", "impact"},
+		ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+		ImportStateVerifyIdentifierAttribute: "name",
+		ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds", "impact"},
 	}
 	check(t, world,
-		resource.TestStep{Config: config(first), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate))},
+		resource.TestStep{Config: config(first),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate))},
 		imported,
 		resource.TestStep{PreConfig: has("nosmt"), Config: config(second), ConfigPlanChecks: nextBoot},
 		imported,
@@ -52,10 +55,13 @@ func TestKernelArguments(t *testing.T) {
 			},
 			Config: config(second), ConfigPlanChecks: nextBoot,
 		},
-		resource.TestStep{PreConfig: has("transparent_hugepage=never", "audit=0"), Config: config(""), ConfigPlanChecks: nextBoot},
+		resource.TestStep{PreConfig: has("transparent_hugepage=never", "audit=0"), Config: config(""),
+			ConfigPlanChecks: nextBoot},
 		resource.TestStep{
-			PreConfig: has(), Config: config(`kernel_arguments = []`), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("kernel_arguments"), knownvalue.ListSizeExact(0))},
+			PreConfig: has(), Config: config(`kernel_arguments = []`),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("kernel_arguments"),
+				knownvalue.ListSizeExact(0))},
 		},
 	)
 }
@@ -64,10 +70,13 @@ func TestKernelArgumentsThatCannotBeGivenAreRefused(t *testing.T) {
 	world := newWorld(t)
 	config := func(body string) string { return debian(patched) + web(body) }
 	refused := func(argument, want string) resource.TestStep {
-		return resource.TestStep{Config: config(`kernel_arguments = ["` + argument + `"]`), PlanOnly: true, ExpectError: regexp.MustCompile(want)}
+		return resource.TestStep{Config: config(`kernel_arguments = ["` + argument + `"]`), PlanOnly: true,
+			ExpectError: regexp.MustCompile(want)}
 	}
 	check(t, world,
-		refused("root=/dev/vda", `(?s)provider\s+sets\s+root\s+itself`), refused("console=tty0", `console`), refused("a b", `element\s+of\s+its\s+own`),
-		resource.TestStep{Config: config(`kernel_arguments = [join("", [for i in range(1000) : "ab"])]`), PlanOnly: true, ExpectError: regexp.MustCompile(`1024\s+are\s+allowed`)},
+		refused("root=/dev/vda", `(?s)provider\s+sets\s+root\s+itself`), refused("console=tty0", `console`),
+		refused("a b", `element\s+of\s+its\s+own`),
+		resource.TestStep{Config: config(`kernel_arguments = [join("", [for i in range(1000) : "ab"])]`),
+			PlanOnly: true, ExpectError: regexp.MustCompile(`1024\s+are\s+allowed`)},
 	)
 }

@@ -75,11 +75,13 @@ func lastRefreshAttribute() schema.SingleNestedAttribute {
 			},
 			"conflicts": computedTexts("Files in `/etc` that were changed both in the VM and in the release. The " +
 				"VM's version was kept. Also what `refresh.purge` left because it was changed."),
-			"started": computedTexts("Units that the release newly enabled and that were started, and those that were " +
-				"not, with the reason."),
-			"timeline": computedText("The steps of the refresh in their order, each with the milliseconds that it took, such as " +
-				"`stage 12 ms, verify 340 ms, assess 15 ms, swap 0.4 ms, etc 4.1 ms, restart 900 ms, check 1000 ms, commit 20 ms`. For " +
-				"programs, the data source has them as `timeline`."),
+			"started": computedTexts(
+				"Units that the release newly enabled and that were started, and those that were " +
+					"not, with the reason."),
+			"timeline": computedText(
+				"The steps of the refresh in their order, each with the milliseconds that it took, such as `stage 12 " +
+					"ms, verify 340 ms, assess 15 ms, swap 0.4 ms, etc 4.1 ms, restart 900 ms, check 1000 ms, commit " +
+					"20 ms`. For programs, the data source has them as `timeline`."),
 		},
 	}
 }
@@ -98,7 +100,8 @@ func (b *vmLastRefresh) fromVM(context.Context, *vm.VM) diag.Diagnostics {
 	return nil
 }
 
-// maxTimeline is how many steps a timeline has, and maxStep how many bytes the name of one has. A refresh has at most a dozen steps.
+// maxTimeline is how many steps a timeline has, and maxStep how many bytes the name of one has. A
+// refresh has at most a dozen steps.
 const maxTimeline, maxStep = 20, 40
 
 // timelineOf returns the steps of a refresh in their order. The agent names them.
@@ -131,7 +134,8 @@ func (b *vmLastRefresh) fromReport(ctx context.Context, report *agentapi.Report,
 		Committed: report.GetCommitted(), Error: optionalText(report.GetError()),
 		Level: levelName(report.GetImpact().GetLevel()), DeltaBytes: deltaBytes,
 		Restarted: map[string]unitRestartModel{},
-		Conflicts: guestTexts(report.GetConflicts()), Started: startTexts(report.GetStarts()), Timeline: timelineText(report),
+		Conflicts: guestTexts(report.GetConflicts()), Started: startTexts(report.GetStarts()),
+		Timeline: timelineText(report),
 	}
 	for _, restart := range limited(report.GetRestarts()) {
 		model.Restarted[guestText(restart.GetUnit())] = unitRestartModel{

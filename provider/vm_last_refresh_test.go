@@ -15,14 +15,16 @@ func TestATimelineIsBounded(t *testing.T) {
 		t.Errorf("no steps are %q", got)
 	}
 	for i := range maxTimeline + 1 {
-		report.Timings = append(report.Timings, &agentapi.Timing{Step: fmt.Sprintf("%d\n%s", i, strings.Repeat("x", maxStep)), Micros: 10_000})
+		report.Timings = append(report.Timings,
+			&agentapi.Timing{Step: fmt.Sprintf("%d\n%s", i, strings.Repeat("x", maxStep)), Micros: 10_000})
 	}
 	steps := timelineOf(report)
 	if len(steps) != maxTimeline {
 		t.Errorf("%d steps", len(steps))
 	}
 	for i, one := range steps {
-		if !strings.HasPrefix(one.Step, fmt.Sprint(i)) || strings.Contains(one.Step, "\n") || len(one.Step) > maxStep+len("…") || one.MS != 10 {
+		if !strings.HasPrefix(one.Step, fmt.Sprint(i)) || strings.Contains(one.Step, "\n") ||
+			len(one.Step) > maxStep+len("…") || one.MS != 10 {
 			t.Errorf("step %d is %+v", i, one)
 		}
 	}

@@ -18,17 +18,21 @@ func TestALayerInUseIsReportedAndDetachedWhenItIsFree(t *testing.T) {
 	left := tree.Sum([]byte("a layer of an earlier stack"))
 	held := func(by ...knownvalue.Check) statecheck.StateCheck {
 		return value(webAddress, attribute("held_layers"), knownvalue.ListExact([]knownvalue.Check{
-			knownvalue.ObjectExact(map[string]knownvalue.Check{"layer": knownvalue.StringExact(left.String()), "by": knownvalue.ListExact(by)}),
+			knownvalue.ObjectExact(map[string]knownvalue.Check{"layer": knownvalue.StringExact(left.String()),
+				"by": knownvalue.ListExact(by)}),
 		}))
 	}
 	const holder = "web.service: process 12 (web) maps /usr/lib/x.so"
 	check(t, world,
-		resource.TestStep{Config: config, ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("held_layers"), knownvalue.ListSizeExact(0))}},
+		resource.TestStep{Config: config,
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("held_layers"),
+				knownvalue.ListSizeExact(0))}},
 		resource.TestStep{
 			PreConfig: func() {
 				domain, _, err := world.VM(t.Context(), "web")
 				must(t, err)
-				must(t, world.Domains.AttachLayer(t.Context(), "web", hypervisor.LayerDevice{ID: left, Path: domain.Layers[0].Path}))
+				must(t, world.Domains.AttachLayer(t.Context(), "web",
+					hypervisor.LayerDevice{ID: left, Path: domain.Layers[0].Path}))
 				guest(t, world, "web").Hold = map[string][]string{left.String(): {holder}}
 			},
 			Config:            config,
@@ -43,7 +47,8 @@ func TestALayerInUseIsReportedAndDetachedWhenItIsFree(t *testing.T) {
 				plancheck.ExpectUnknownValue(webAddress, attribute("held_layers")),
 				plancheck.ExpectKnownValue(webAddress, attribute("stack"), knownvalue.NotNull()),
 			),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("held_layers"), knownvalue.ListSizeExact(0))},
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("held_layers"),
+				knownvalue.ListSizeExact(0))},
 		},
 	)
 }

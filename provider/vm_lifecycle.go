@@ -42,9 +42,10 @@ func (*vmLifeCycle) attributes() map[string]schema.Attribute {
 		},
 		protection: schema.BoolAttribute{
 			Optional: true, Computed: true, Default: booldefault.StaticBool(false),
-			MarkdownDescription: "Whether the VM is protected from being destroyed or replaced, with its private disk. " +
-				"While it is true in state, a plan that would do so fails, or the apply does if Terraform does not tell the " +
-				"plan (`-replace`, a tainted VM). It is recorded in the libvirt domain, so that it also counts for other " +
+			MarkdownDescription: "Whether the VM is protected from being destroyed or replaced, with its private " +
+				"disk. While it is true in state, a plan that would do so fails, or the apply does if Terraform does " +
+				"not tell the plan (`-replace`, a tainted VM). It is recorded in the libvirt domain, so that it also " +
+				"counts for other " +
 				"configurations. To destroy the VM, set it to false and apply first. " + live + "Default: false.",
 		},
 		"title": schema.StringAttribute{

@@ -17,8 +17,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
-// Every attribute of the life cycle is set, read back, imported, changed live, and mended after a change outside. A change asks the
-// guest nothing and defines nothing.
+// Every attribute of the life cycle is set, read back, imported, changed live, and mended after a
+// change outside. A change asks the guest nothing and defines nothing.
 func TestTheLifeCycleOfAVM(t *testing.T) {
 	no, yes := knownvalue.Bool(false), knownvalue.Bool(true)
 	text := knownvalue.StringExact
@@ -47,14 +47,17 @@ func TestTheLifeCycleOfAVM(t *testing.T) {
 				return []statecheck.StateCheck{value(webAddress, attribute(test.attribute), want)}
 			}
 			changed := plans(
-				action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, attribute(test.attribute), test.becomes),
-				plancheck.ExpectKnownValue(webAddress, attribute("state"), text("running")), plancheck.ExpectKnownValue(webAddress, attribute("agent"), knownvalue.NotNull()),
+				action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute(test.attribute), test.becomes),
+				plancheck.ExpectKnownValue(webAddress, attribute("state"), text("running")),
+				plancheck.ExpectKnownValue(webAddress, attribute("agent"), knownvalue.NotNull()),
 			)
 			only := func() {
 				t.Helper()
 				calls := world.Count()
 				maps.DeleteFunc(calls, func(operation string, _ int) bool {
-					return operation == "Read" || operation == "Newest" || operation == "Preflight" || operation == "History"
+					return operation == "Read" || operation == "Newest" ||
+						operation == "Preflight" || operation == "History"
 				})
 				if len(calls) != 1 || calls["SetLifeCycle"] != 1 {
 					t.Errorf("a change of %s called %v", test.attribute, calls)
@@ -63,13 +66,16 @@ func TestTheLifeCycleOfAVM(t *testing.T) {
 			check(t, world,
 				resource.TestStep{
 					Config: with(test.first), ConfigStateChecks: is(test.is),
-					ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate), plancheck.ExpectKnownValue(webAddress, attribute(test.attribute), test.is)),
+					ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionCreate),
+						plancheck.ExpectKnownValue(webAddress, attribute(test.attribute), test.is)),
 				},
 				resource.TestStep{
-					ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "name",
-					ImportStateVerifyIgnore: []string{"refresh", "agent.ready_seconds"},
+					ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
+					ImportStateVerifyIdentifierAttribute: "name",
+					ImportStateVerifyIgnore:              []string{"refresh", "agent.ready_seconds"},
 				},
-				resource.TestStep{PreConfig: world.ForgetCalls, Config: with(test.second), ConfigPlanChecks: changed, ConfigStateChecks: is(test.becomes)},
+				resource.TestStep{PreConfig: world.ForgetCalls, Config: with(test.second), ConfigPlanChecks: changed,
+					ConfigStateChecks: is(test.becomes)},
 				resource.TestStep{
 					PreConfig: func() {
 						only()
@@ -97,7 +103,8 @@ func TestAVMWithALifeCycleIsImportedWithAnEmptyPlan(t *testing.T) {
 	world.Domains.Alter("web", func(d *hypervisor.Domain) { d.Description = "by hand" })
 	s.run("state", "rm", webAddress)
 	s.run("import", "-no-color", webAddress, "web")
-	if said := s.run("plan", "-no-color"); strings.Contains(said, "autostart") || strings.Contains(said, "deletion_protection") ||
+	if said := s.run("plan", "-no-color"); strings.Contains(said, "autostart") ||
+		strings.Contains(said, "deletion_protection") ||
 		strings.Contains(said, "title") || strings.Contains(said, "description") {
 		t.Errorf("the plan after the import changes the life cycle:\n%s", said)
 	}
@@ -107,7 +114,8 @@ func TestAVMWithALifeCycleIsImportedWithAnEmptyPlan(t *testing.T) {
 func TestATextThatIsNotConfiguredIsKept(t *testing.T) {
 	world := newWorld(t)
 	texts := func(title, description knownvalue.Check) []statecheck.StateCheck {
-		return []statecheck.StateCheck{value(webAddress, attribute("title"), title), value(webAddress, attribute("description"), description)}
+		return []statecheck.StateCheck{value(webAddress, attribute("title"), title),
+			value(webAddress, attribute("description"), description)}
 	}
 	mine := knownvalue.StringExact("mine")
 	check(t, world,
@@ -124,7 +132,9 @@ func TestATextThatIsNotConfiguredIsKept(t *testing.T) {
 			PreConfig: func() {
 				world.Domains.Alter("web", func(d *hypervisor.Domain) { d.Title, d.Description = "mine", "mine" })
 			},
-			Config: debian(patched) + web(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)), ConfigStateChecks: texts(mine, mine),
+			Config:            debian(patched) + web(""),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionNoop)),
+			ConfigStateChecks: texts(mine, mine),
 		},
 		resource.TestStep{
 			PreConfig: func() {
@@ -136,16 +146,19 @@ func TestATextThatIsNotConfiguredIsKept(t *testing.T) {
 					return nil
 				})
 			},
-			Config:           debian(patched) + web(`hostname = "renamed"`),
-			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate), plancheck.ExpectKnownValue(webAddress, attribute("title"), mine)),
+			Config: debian(patched) + web(`hostname = "renamed"`),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(webAddress, attribute("title"), mine)),
 		},
 		resource.TestStep{
-			PreConfig: func() { world.SetHook(nil) },
-			Config:    debian(patched) + web("hostname = \"renamed\"\ndescription = \"ours\""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			PreConfig:         func() { world.SetHook(nil) },
+			Config:            debian(patched) + web("hostname = \"renamed\"\ndescription = \"ours\""),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: texts(knownvalue.StringExact("mine again"), knownvalue.StringExact("ours")),
 		},
 		resource.TestStep{ // it is no longer ours, and stays
-			Config: debian(patched) + web(`hostname = "renamed"`), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			Config:            debian(patched) + web(`hostname = "renamed"`),
+			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionNoop)),
 			ConfigStateChecks: texts(knownvalue.StringExact("mine again"), knownvalue.StringExact("ours")),
 		},
 	)
@@ -158,20 +171,23 @@ func TestAProtectedVMIsNeitherDestroyedNorReplaced(t *testing.T) {
 	}
 	const protected = "deletion_protection = true"
 	refused := func(do string) []string {
-		return []string{`Unable to ` + do + ` VM "web"`, "The VM is protected from being deleted", "set deletion_protection to false, apply that, and destroy it then"}
+		return []string{`Unable to ` + do + ` VM "web"`, "The VM is protected from being deleted",
+			"set deletion_protection to false, apply that, and destroy it then"}
 	}
 	check(t, world,
 		resource.TestStep{Config: config("web", protected)},
 		resource.TestStep{Config: config("web", protected), Destroy: true, ExpectError: says(refused("destroy")...)},
 		resource.TestStep{Config: debian(patched), ExpectError: says(refused("destroy")...)},
 		resource.TestStep{Config: config("other", protected), ExpectError: says(refused("replace")...)},
-		resource.TestStep{Config: config("other", "deletion_protection = false"), ExpectError: says(refused("replace")...)},
-		resource.TestStep{Config: config("web", "deletion_protection = false"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{Config: config("other", "deletion_protection = false"),
+			ExpectError: says(refused("replace")...)},
+		resource.TestStep{Config: config("web", "deletion_protection = false"),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
 	)
 }
 
-// The command line that destroys is recognised, which makes warnings of errors, but not of this one. And a state that is older than the
-// protection does not matter.
+// The command line that destroys is recognised, which makes warnings of errors, but not of this
+// one. And a state that is older than the protection does not matter.
 func TestAProtectedVMOutlastsTheCommandDestroyAndAnOldState(t *testing.T) {
 	t.Parallel()
 	world := newWorld(t)
@@ -219,14 +235,16 @@ func TestAVMIsProtectedOnceItIsMade(t *testing.T) {
 			s.interrupt("Create", "starting")
 			domain, _, err := world.Domains.Lookup(t.Context(), "web")
 			must(t, err)
-			if on, err := world.Domains.Autostarted(t.Context()); err != nil || on[domain.UUID] || domain.Metadata.Protected {
+			if on, err := world.Domains.Autostarted(t.Context()); err != nil || on[domain.UUID] ||
+				domain.Metadata.Protected {
 				t.Errorf("before it is made it is %+v, %v, %v", domain.Metadata, on, err)
 			}
 			if finish {
 				s.run("apply", "-auto-approve")
 				domain, _, err = world.Domains.Lookup(t.Context(), "web")
 				must(t, err)
-				if on, err := world.Domains.Autostarted(t.Context()); err != nil || !on[domain.UUID] || !domain.Metadata.Protected {
+				if on, err := world.Domains.Autostarted(t.Context()); err != nil || !on[domain.UUID] ||
+					!domain.Metadata.Protected {
 					t.Errorf("it is %+v, %v, %v", domain.Metadata, on, err)
 				}
 				s.configure(debian(patched) + web(""))

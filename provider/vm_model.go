@@ -71,7 +71,8 @@ func (computedOnly) compare(*vmModel, *vmChange)                       {}
 
 func (m *vmModel) blocks() []vmBlock {
 	return []vmBlock{
-		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmHardware, &m.vmPower, &m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
+		&m.vmIdentity, &m.vmStack, &m.vmCompute, &m.vmDisk, &m.vmDisks, &m.vmInterfaces, &m.vmHardware, &m.vmPower,
+		&m.vmLifeCycle, &m.vmReady, &m.vmRefresh,
 		&m.vmGuest, &m.vmKernel, &m.vmAgent, &m.vmImpact, &m.vmLastRefresh,
 	}
 }
@@ -98,8 +99,8 @@ func (m *vmModel) spec(ctx context.Context) (vm.Spec, diag.Diagnostics) {
 	return spec, diags
 }
 
-// validate checks the rules of the blocks. An apply does it again, for values that were unknown when the configuration was
-// validated.
+// validate checks the rules of the blocks. An apply does it again, for values that were unknown
+// when the configuration was validated.
 func (m *vmModel) validate() diag.Diagnostics {
 	var diags diag.Diagnostics
 	for _, block := range m.blocks() {
@@ -161,7 +162,8 @@ type vmChange struct {
 	nextBoot bool
 	// lifeCycle: what libvirt alone knows. Neither the guest nor the hardware is touched.
 	lifeCycle bool
-	// definition: attributes that change nothing in the running guest. They change the definition or the provider's policy.
+	// definition: attributes that change nothing in the running guest. They change the definition
+	// or the provider's policy.
 	definition bool
 }
 

@@ -22,7 +22,8 @@ var _ resource.ResourceWithModifyPlan = (*vmResource)(nil)
 
 // ModifyPlan plans the computed attributes of a VM. Those that the change does not affect keep their values, those that
 // it affects are unknown, and the agent is asked what the change would interrupt.
-func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest,
+	resp *resource.ModifyPlanResponse) {
 	var config, plan vmModel
 	var state *vmModel
 	if !req.State.Raw.IsNull() {
@@ -107,15 +108,17 @@ func (r *vmResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequ
 	}
 }
 
-// planUpdate completes the plan of a VM that exists. It asks the agent, unless *asked is the answer to the same question,
-// and sets *asked.
-func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfinished bool, asked **assessment) diag.Diagnostics {
+// planUpdate completes the plan of a VM that exists. It asks the agent, unless *asked is the answer
+// to the same question, and sets *asked.
+func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfinished bool,
+	asked **assessment) diag.Diagnostics {
 	fresh := r.connection.takeRead(state.UUID.ValueString())
 	plan.carryComputed(state)
 	change := plan.changeFrom(state)
 	diverged, unpluggable, diags := plan.leftover(ctx, state)
 	mends, d := state.mendable(ctx)
-	if diags.Append(d...); diags.HasError() || !change.beyondLifeCycle() && !diverged && !unpluggable && !unfinished && !mends {
+	if diags.Append(d...); diags.HasError() ||
+		!change.beyondLifeCycle() && !diverged && !unpluggable && !unfinished && !mends {
 		return diags
 	}
 	if have, want := state.diskSize(), plan.diskSize(); !want.IsUnknown() && want.Bytes() < have.Bytes() {
@@ -157,7 +160,9 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	if !built {
 		plan.Impact = types.ObjectUnknown(impactTypes)
 		diags.Append(r.forget(ctx, state, fresh)...)
-	} else if change.stack || change.hardware || (change.disk || change.disks || change.links || change.configuration || change.compute || change.nextBoot) && !change.power {
+	} else if change.stack || change.hardware ||
+		(change.disk || change.disks || change.links || change.configuration || change.compute || change.nextBoot) &&
+			!change.power {
 		var d diag.Diagnostics
 		end, d = r.planImpact(ctx, plan, state, change, fresh, asked)
 		diags.Append(d...)
@@ -181,7 +186,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 	return diags
 }
 
-// updates reports whether the plan of a VM that exists does more than to change its life cycle: planUpdate leaves the agent unknown then.
+// updates reports whether the plan of a VM that exists does more than to change its life cycle:
+// planUpdate leaves the agent unknown then.
 func (m *vmModel) updates() bool { return m.Agent.IsUnknown() }
 
 // leftover reports what an earlier apply has left to do, unless the strategy forbids to do it now: whether the VM runs
@@ -209,8 +215,10 @@ func (m *vmModel) leftover(ctx context.Context, state *vmModel) (diverged, unplu
 
 // planStack returns the stack that the base and the components of the VM make, and fails the plan if they make none. It
 // is nil as long as it is not known. built is false if a layer of it has to be built first, and plans build nothing.
-func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) (_ *release.Stack, built bool, _ diag.Diagnostics) {
-	known, err := fullyKnown(ctx, plan, map[string]bool{"base": true, "components": true, "prefer": true, "on_demand": true, "detach_on_demand": true})
+func (r *vmResource) planStack(ctx context.Context, plan *vmModel,
+	exists bool) (_ *release.Stack, built bool, _ diag.Diagnostics) {
+	known, err := fullyKnown(ctx, plan,
+		map[string]bool{"base": true, "components": true, "prefer": true, "on_demand": true, "detach_on_demand": true})
 	if err != nil || !known {
 		return nil, true, nil // the apply checks it
 	}
@@ -255,8 +263,9 @@ func (r *vmResource) planStack(ctx context.Context, plan *vmModel, exists bool) 
 	case errors.Is(err, compose.ErrStack):
 		return nil, true, append(diags, noStack(ctx, backend, spec, err)...)
 	}
-	return nil, true, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err,
-		next: endedBuild(building, err, "the joining layer", timeout, limit)})...)
+	return nil, true, append(diags,
+		failed(failure{do: "plan", object: vmName(spec.Name), step: "composing its stack", err: err,
+			next: endedBuild(building, err, "the joining layer", timeout, limit)})...)
 }
 
 // end is the stack that a VM has at the end of an apply, as far as a plan knows it.
@@ -271,7 +280,8 @@ const (
 )
 
 // planImpact plans the attribute impact, and fails the plan if the impact is larger than the user allows.
-func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, change vmChange, fresh bool, asked **assessment) (end, diag.Diagnostics) {
+func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, change vmChange, fresh bool,
+	asked **assessment) (end, diag.Diagnostics) {
 	plan.Impact = types.ObjectUnknown(impactTypes)
 	known, err := plan.known(ctx)
 	if err != nil {
@@ -295,7 +305,8 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 	case err != nil:
 		return endUnknown, append(diags, failed(failure{do: "plan", object: vmName(spec.Name), err: err})...)
 	case move.Guest == vm.GuestNone && !move.PowerCycle():
-		return endMoved, append(diags, plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
+		return endMoved, append(diags,
+			plan.fromImpact(ctx, nil)...) // the VM does not run, so there is nothing to interrupt
 	case move.Guest == vm.GuestDeferred && !move.Configure:
 		return endLeft, append(diags, plan.fromImpact(ctx, move.Impact())...)
 	case !change.stack && !change.hardware && !move.Configure:
@@ -318,14 +329,17 @@ func (r *vmResource) planImpact(ctx context.Context, plan, state *vmModel, chang
 		case errors.Is(err, errUnknownConfig), errors.Is(err, store.ErrNotFound):
 			return endUnknown, append(diags, r.forget(ctx, state, fresh)...) // the release is not in the pool yet
 		case err != nil:
-			diags.AddAttributeWarning(path.Root("impact"), "Unable to assess what the change of "+vmName(spec.Name)+" interrupts",
+			diags.AddAttributeWarning(path.Root("impact"),
+				"Unable to assess what the change of "+vmName(spec.Name)+" interrupts",
 				failure{err: err, next: fmt.Sprintf("The agent assesses the change again before anything is changed, "+
-					"and the apply fails if the impact is larger than refresh.max_impact, which is %q.", policy.MaxImpact.ValueString())}.detail())
+					"and the apply fails if the impact is larger than refresh.max_impact, which is %q.",
+					policy.MaxImpact.ValueString())}.detail())
 			return endUnknown, append(diags, r.forget(ctx, state, fresh)...)
 		}
 		r.assessments().remember(ctx, question, impact)
 	}
-	if diags.Append(failingChecks(spec.Name, impact.GetFailingChecks(), spec.Refresh.RequireChecks)...); diags.HasError() {
+	if diags.Append(failingChecks(spec.Name, impact.GetFailingChecks(),
+		spec.Refresh.RequireChecks)...); diags.HasError() {
 		return endUnknown, diags
 	}
 	diags.Append(unmatchedUnits(spec, impact)...)
@@ -370,5 +384,5 @@ func notLive(do, name string, err error) diag.Diagnostics {
 }
 
 // notLiveNext is what to do about vm.ErrNotLive.
-const notLiveNext = "Nothing was changed. Set refresh.strategy to next_boot to have the VM run this release when it is next powered off " +
-	"and started."
+const notLiveNext = "Nothing was changed. Set refresh.strategy to next_boot to have the VM run this release when it " +
+	"is next powered off and started."

@@ -13,7 +13,8 @@ import (
 type vmNote struct {
 	// Stack is the stack at the end of the apply; empty if the plan did not know it.
 	Stack string `json:"stack,omitempty"`
-	// Assessment is what the agent answered; nil if it was not asked. The cache has it, too, on the machine of the plan.
+	// Assessment is what the agent answered; nil if it was not asked. The cache has it, too, on the
+	// machine of the plan.
 	Assessment *assessment `json:"assessment,omitempty"`
 }
 

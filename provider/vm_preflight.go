@@ -13,8 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// preflight refuses a plan that the host cannot carry out, or that another resource contradicts. The state of a new VM is
-// nil.
+// preflight refuses a plan that the host cannot carry out, or that another resource contradicts.
+// The state of a new VM is nil.
 func (r *vmResource) preflight(ctx context.Context, plan, state *vmModel) diag.Diagnostics {
 	question := vm.Question{Known: r.connection.inState}
 	var diags diag.Diagnostics
@@ -75,13 +75,15 @@ func problemDiagnostics(do, name string, problems []vm.Problem) (diags diag.Diag
 	return diags
 }
 
-// attributePath is the path of an attribute. The second name of a path below a map is a key of it, and that below a list counts from 0.
+// attributePath is the path of an attribute. The second name of a path below a map is a key of it,
+// and that below a list counts from 0.
 func attributePath(names []string) path.Path {
 	at := path.Root(names[0])
 	for i, name := range names[1:] {
 		index, err := strconv.Atoi(name)
 		switch {
-		case i == 0 && slices.Contains([]string{"interfaces", "disks", vm.AttributeDirectories, vm.AttributeDevices}, names[0]):
+		case i == 0 && slices.Contains([]string{"interfaces", "disks", vm.AttributeDirectories, vm.AttributeDevices},
+			names[0]):
 			at = at.AtMapKey(name)
 		case i == 0 && names[0] == vm.AttributePatches && err == nil:
 			at = at.AtListIndex(index)
@@ -92,13 +94,14 @@ func attributePath(names []string) path.Path {
 	return at
 }
 
-// startProblems names the attributes that can be why a VM did not start: what it needs of the host and is not there. QEMU
-// itself says it in words only. It returns nothing if the VM runs, or need not.
+// startProblems names the attributes that can be why a VM did not start: what it needs of the host and
+// is not there. QEMU itself says it in words only. It returns nothing if the VM runs, or need not.
 func startProblems(ctx context.Context, vms vm.Interface, spec vm.Spec, state hypervisor.State) diag.Diagnostics {
 	if !spec.Running || state != hypervisor.Off || ctx.Err() != nil {
 		return nil
 	}
-	problems, err := vms.Preflight(ctx, vm.Question{Want: spec, Known: func(uuid string) bool { return uuid == spec.UUID }})
+	problems, err := vms.Preflight(ctx,
+		vm.Question{Want: spec, Known: func(uuid string) bool { return uuid == spec.UUID }})
 	if err != nil {
 		return nil // the failure to start is reported
 	}

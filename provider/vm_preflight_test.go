@@ -67,7 +67,8 @@ func TestAVMThatIsReplacedKeepsItsNameAndPorts(t *testing.T) {
 	config := debian(patched) + web(`interfaces = { lan = { user = { forwards = { "8080" = 22 } } } }`)
 	check(t, world,
 		resource.TestStep{Config: config},
-		resource.TestStep{Config: config, Taint: []string{webAddress}, ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionDestroyBeforeCreate))},
+		resource.TestStep{Config: config, Taint: []string{webAddress},
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionDestroyBeforeCreate))},
 		// Another name is another VM, which may have the ports.
 		resource.TestStep{
 			Config:           strings.Replace(config, `name   = "web"`, `name   = "web2"`, 1),
@@ -86,14 +87,17 @@ func TestAHealthCheckThatFailsBeforeARefresh(t *testing.T) {
 		resource.TestStep{Config: checks("")},
 		resource.TestStep{
 			PreConfig: func() {
-				guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_RELOAD, FailingChecks: []string{"web: no-such-program: not found"}}
+				guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_RELOAD,
+					FailingChecks: []string{"web: no-such-program: not found"}}
 				own.set("2")()
 			},
 			Config: checks("require_checks = true"), PlanOnly: true,
-			ExpectError: says(`Unable to plan VM "web"`, "require_checks is set", "web: no-such-program: not found", "Nothing was changed"),
+			ExpectError: says(`Unable to plan VM "web"`, "require_checks is set",
+				"web: no-such-program: not found", "Nothing was changed"),
 		},
 		// Without it, the refresh goes on.
-		resource.TestStep{Config: checks(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
+		resource.TestStep{Config: checks(""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate))},
 	)
 }
 
@@ -120,8 +124,9 @@ func TestAVMThatDoesNotStartSaysWhatItLacks(t *testing.T) {
 					return nil
 				}
 			},
-			Config:      config("true"),
-			ExpectError: says(`Unable to start VM "web"`, `the libvirt network "default" is not active`, "virsh net-start default"),
+			Config: config("true"),
+			ExpectError: says(`Unable to start VM "web"`, `the libvirt network "default" is not active`,
+				"virsh net-start default"),
 		},
 		resource.TestStep{
 			PreConfig: func() {

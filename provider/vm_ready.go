@@ -38,16 +38,17 @@ type readyModel struct {
 func readyAttribute() schema.SingleNestedAttribute {
 	return schema.SingleNestedAttribute{
 		Optional: true,
-		MarkdownDescription: "What an apply waits for when it starts the VM, after its agent answers and systemd has started the " +
-			"services. If it does not come in time, the apply fails and says what is missing; a VM that is new is tainted then, " +
-			"and others go on running. Applies that start nothing do not wait, and refreshes have health checks of their own. " +
-			"A change is live: it interrupts nothing.",
+		MarkdownDescription: "What an apply waits for when it starts the VM, after its agent answers and systemd has " +
+			"started the services. If it does not come in time, the apply fails and says what is missing; a VM that " +
+			"is new is tainted then, and others go on running. Applies that start nothing do not wait, and refreshes " +
+			"have health checks of their own. A change is live: it interrupts nothing.",
 		Attributes: map[string]schema.Attribute{
 			"units": schema.ListAttribute{
 				Optional: true, ElementType: types.StringType,
 				MarkdownDescription: "Systemd units that must be active, such as `nginx.service`.",
 				Validators: []validator.List{
-					listvalidator.ValueStringsAre(isActiveUnit), listvalidator.UniqueValues(), listvalidator.SizeBetween(1, maxReadyUnits),
+					listvalidator.ValueStringsAre(isActiveUnit), listvalidator.UniqueValues(),
+					listvalidator.SizeBetween(1, maxReadyUnits),
 				},
 			},
 			"health_checks": schema.MapNestedAttribute{
@@ -58,8 +59,8 @@ func readyAttribute() schema.SingleNestedAttribute {
 			},
 			"address": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(false),
-				MarkdownDescription: "Whether the VM must have an address. If it is false, an apply waits for one for a minute, and " +
-					"warns if none comes. Default: false.",
+				MarkdownDescription: "Whether the VM must have an address. If it is false, an apply waits for one " +
+					"for a minute, and warns if none comes. Default: false.",
 			},
 			"timeout": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString("5m"),
@@ -94,10 +95,12 @@ func (b *vmReady) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics {
 	var model readyModel
 	diags := b.Ready.As(ctx, &model, basetypes.ObjectAsOptions{UnhandledUnknownAsEmpty: true})
 	spec.Ready = vm.Readiness{
-		Checks: healthChecks(ctx, model.HealthChecks, &diags), Address: model.Address.ValueBool(), Limit: duration(model.Timeout),
+		Checks: healthChecks(ctx, model.HealthChecks, &diags), Address: model.Address.ValueBool(),
+		Limit: duration(model.Timeout),
 	}
 	for _, unit := range texts(ctx, model.Units, &diags) {
-		spec.Ready.Checks = append(spec.Ready.Checks, &agentapi.HealthCheck{Name: unit, Kind: &agentapi.HealthCheck_Unit{Unit: unit}})
+		spec.Ready.Checks = append(spec.Ready.Checks,
+			&agentapi.HealthCheck{Name: unit, Kind: &agentapi.HealthCheck_Unit{Unit: unit}})
 	}
 	return diags
 }

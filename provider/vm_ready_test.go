@@ -29,20 +29,25 @@ func TestAnApplyWaitsUntilAVMIsReady(t *testing.T) {
 		return nil
 	}
 	ready := func(timeout, more string) string {
-		return debian(unpatched) + web(`ready = { units = ["web.service"], health_checks = { port = { tcp = "127.0.0.1:80" } }, timeout = "`+timeout+`" }`+"\n"+more)
+		return debian(unpatched) +
+			web(`ready = { units = ["web.service"], health_checks = { port = { tcp = "127.0.0.1:80" } }, timeout = "`+
+				timeout+`" }`+"\n"+more)
 	}
 	timeout := attribute("ready").AtMapKey("timeout")
 	check(t, world,
-		resource.TestStep{Config: ready("5m", ""), ConfigStateChecks: []statecheck.StateCheck{value(webAddress, timeout, knownvalue.StringExact("5m"))}},
+		resource.TestStep{Config: ready("5m", ""),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, timeout, knownvalue.StringExact("5m"))}},
 		// A change of what is waited for touches nothing.
 		resource.TestStep{
 			PreConfig: func() { failing.Store(true); asked.Store(0) }, Config: ready("1s", ""),
 			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
 		},
 		resource.TestStep{Config: ready("1s", "running = false")},
-		resource.TestStep{Config: ready("1s", ""), ExpectError: regexp.MustCompile(`(?s)not ready after 1\ss:.*port:\sconnection\srefused`)},
+		resource.TestStep{Config: ready("1s", ""),
+			ExpectError: regexp.MustCompile(`(?s)not ready after 1\ss:.*port:\sconnection\srefused`)},
 		// The VM runs. The next apply has nothing to start, and so nothing to wait for.
-		resource.TestStep{Config: ready("1s", ""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{Config: ready("1s", ""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{PreConfig: func() { failing.Store(false) }, Config: debian(unpatched) + web("")},
 	)
 	if asked.Load() == 0 {

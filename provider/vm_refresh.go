@@ -24,8 +24,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// vmRefresh is how a VM may be moved to another stack. Only the configuration and state have it, and the definition of a VM that takes
-// part in rollouts.
+// vmRefresh is how a VM may be moved to another stack. Only the configuration and state have it,
+// and the definition of a VM that takes part in rollouts.
 type vmRefresh struct {
 	Refresh types.Object `tfsdk:"refresh"`
 }
@@ -148,7 +148,8 @@ func refreshAttribute() schema.SingleNestedAttribute {
 						"reads and closes, code that it loads later. When one of them changes, the unit is affected. " +
 						"A path that ends in `/` stands for everything below it. If all changed files are below " +
 						"`/etc`, a reload is enough.",
-					Validators: []validator.List{listvalidator.SizeAtLeast(1), listvalidator.ValueStringsAre(isAbsolutePath)},
+					Validators: []validator.List{listvalidator.SizeAtLeast(1),
+						listvalidator.ValueStringsAre(isAbsolutePath)},
 				},
 			}},
 		},
@@ -177,13 +178,14 @@ func refreshAttribute() schema.SingleNestedAttribute {
 		},
 		"require_checks": schema.BoolAttribute{
 			Optional: true,
-			MarkdownDescription: "Whether a refresh is refused if a health check fails before it. If it is false, such " +
-				"a check does not count, and the plan and the apply warn about it. Default: false.",
+			MarkdownDescription: "Whether a refresh is refused if a health check fails before it. If it is false, " +
+				"such a check does not count, and the plan and the apply warn about it. Default: false.",
 		},
 		"health_checks": schema.MapNestedAttribute{
 			Optional: true,
-			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh and did not fail " +
-				"before it, the refresh is rolled back. Each has exactly one of `unit`, `http`, `tcp` and `command`.",
+			MarkdownDescription: "Health checks, by names of your choice. If one fails after a refresh and did not " +
+				"fail before it, the refresh is rolled back. Each has exactly one of `unit`, `http`, `tcp` and " +
+				"`command`.",
 			NestedObject: healthCheckAttributes(),
 		},
 	}
@@ -221,8 +223,9 @@ func healthCheckAttributes() schema.NestedAttributeObject {
 		},
 		"timeout": schema.StringAttribute{
 			Optional: true, Computed: true, Default: stringdefault.StaticString(defaultCheckTimeout),
-			MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `" + defaultCheckTimeout + "`.",
-			Validators:          []validator.String{isDuration},
+			MarkdownDescription: "How long the check may take to succeed, at most `10m`. Default: `" +
+				defaultCheckTimeout + "`.",
+			Validators: []validator.String{isDuration},
 		},
 	}}
 }
@@ -258,7 +261,8 @@ func validateHealthChecks(at path.Path, checks types.Map) diag.Diagnostics {
 		}
 		if err := isProgram.check(program.ValueString()); err != nil {
 			diags.Append(failedAt(at.AtMapKey(name).AtName("command"), failure{
-				do: "use", object: fmt.Sprintf("the command of health check %q", name), err: err, next: "Its first element must be " + isProgram.form + ".",
+				do: "use", object: fmt.Sprintf("the command of health check %q", name), err: err,
+				next: "Its first element must be " + isProgram.form + ".",
 			})...)
 		}
 	}
@@ -295,7 +299,8 @@ func (b *vmRefresh) toSpec(ctx context.Context, spec *vm.Spec) diag.Diagnostics 
 	return diags
 }
 
-// withDefaults is the policy of a configuration without defaults: what is null in the attribute is as nestedDefaults has it.
+// withDefaults is the policy of a configuration without defaults: what is null in the attribute is
+// as nestedDefaults has it.
 func (b *vmRefresh) withDefaults(ctx context.Context) (vm.RefreshPolicy, diag.Diagnostics) {
 	whole, diags := nestedDefaults(refreshAttribute().Attributes).value(ctx)
 	if diags.HasError() {
@@ -356,7 +361,9 @@ func healthChecks(ctx context.Context, value types.Map, diags *diag.Diagnostics)
 	var checks []*agentapi.HealthCheck
 	for _, name := range slices.Sorted(maps.Keys(models)) {
 		model := models[name]
-		check := &agentapi.HealthCheck{Name: name, TimeoutMs: duration(types.StringValue(cmp.Or(model.Timeout.ValueString(), defaultCheckTimeout))).Milliseconds()}
+		check := &agentapi.HealthCheck{Name: name,
+			TimeoutMs: duration(types.StringValue(cmp.Or(model.Timeout.ValueString(),
+				defaultCheckTimeout))).Milliseconds()}
 		switch {
 		case !model.Unit.IsNull():
 			check.Kind = &agentapi.HealthCheck_Unit{Unit: model.Unit.ValueString()}
@@ -365,15 +372,16 @@ func healthChecks(ctx context.Context, value types.Map, diags *diag.Diagnostics)
 		case !model.TCP.IsNull():
 			check.Kind = &agentapi.HealthCheck_Tcp{Tcp: model.TCP.ValueString()}
 		default:
-			check.Kind = &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: texts(ctx, model.Command, diags)}}
+			check.Kind = &agentapi.HealthCheck_Command{Command: &agentapi.Command{Argv: texts(ctx, model.Command,
+				diags)}}
 		}
 		checks = append(checks, check)
 	}
 	return checks
 }
 
-// fromVM sets the default for a VM that was imported and has no policy in state yet. If the definition of a VM of rollouts does not say that
-// it takes part, state says so, and the next apply records it again.
+// fromVM sets the default for a VM that was imported and has no policy in state yet. If the definition of
+// a VM of rollouts does not say that it takes part, state says so, and the next apply records it again.
 func (b *vmRefresh) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnostics) {
 	if unset(b.Refresh) {
 		b.Refresh, diags = nestedDefaults(refreshAttribute().Attributes).value(ctx)
@@ -402,8 +410,8 @@ func duration(text types.String) time.Duration {
 	return parsed
 }
 
-// failingChecks warns about health checks that fail before a refresh, so that they say nothing about it. If all checks are
-// required, the refresh is refused.
+// failingChecks warns about health checks that fail before a refresh, so that they say nothing
+// about it. If all checks are required, the refresh is refused.
 func failingChecks(name string, failing []string, required bool) (diags diag.Diagnostics) {
 	if len(failing) == 0 {
 		return nil
@@ -412,13 +420,15 @@ func failingChecks(name string, failing []string, required bool) (diags diag.Dia
 	lines := plain.Guest(guestTexts(failing)...)
 	if required {
 		return append(diags, failedAt(at, failure{
-			do: "plan", object: vmName(name), err: fmt.Errorf("health checks fail now, and refresh.require_checks is set:%s", lines),
+			do: "plan", object: vmName(name),
+			err:  fmt.Errorf("health checks fail now, and refresh.require_checks is set:%s", lines),
 			next: "Nothing was changed. Repair what they check, or the checks themselves.",
 		})...)
 	}
 	diags.AddAttributeWarning(at, "Health checks of "+vmName(name)+" fail before the refresh",
-		strings.TrimPrefix(lines, "\n")+"\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the checks "+
-			"themselves. With refresh.require_checks = true, the refresh is refused instead.")
+		strings.TrimPrefix(lines, "\n")+
+			"\nThey do not count in this refresh: it is not rolled back for them. Repair what they check, or the "+
+			"checks themselves. With refresh.require_checks = true, the refresh is refused instead.")
 	return diags
 }
 
@@ -437,9 +447,11 @@ func unmatchedUnits(spec vm.Spec, impact *agentapi.Impact) (diags diag.Diagnosti
 	if len(named) == 0 {
 		return nil
 	}
-	diags.AddAttributeWarning(path.Root("refresh").AtName("units"), vmName(spec.Name)+" has no unit of a name in refresh.units",
+	diags.AddAttributeWarning(path.Root("refresh").AtName("units"),
+		vmName(spec.Name)+" has no unit of a name in refresh.units",
 		"No unit is loaded under this name, none has a file or an init script, and the change brings none:\n"+
-			strings.Join(slices.Sorted(maps.Keys(named)), "\n")+"\n\nWhat refresh.units says of it has no effect. Correct the name. If a later "+
+			strings.Join(slices.Sorted(maps.Keys(named)), "\n")+
+			"\n\nWhat refresh.units says of it has no effect. Correct the name. If a later "+
 			"release brings the unit, nothing is to be done.")
 	return diags
 }

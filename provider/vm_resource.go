@@ -63,7 +63,8 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 		progress.step("continuing a creation that was interrupted")
 	}
 	if err != nil {
-		resp.Diagnostics.Append(failed(failure{do: "create", object: vmName(spec.Name), step: progress.at(), err: err})...)
+		resp.Diagnostics.Append(failed(failure{do: "create", object: vmName(spec.Name),
+			step: progress.at(), err: err})...)
 		return
 	}
 	bounded, cancel := context.WithTimeout(ctx, limit)
@@ -88,8 +89,10 @@ func (r *vmResource) Create(ctx context.Context, req resource.CreateRequest, res
 // unfinished ends a Create that failed or was interrupted. A VM that was defined by then is written to state, so that
 // it can be destroyed. If the user interrupted Create, the next apply finishes the VM in place. In this case the
 // diagnostic is a warning, because after an error Terraform would replace the VM.
-func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmModel, spec vm.Spec, progress *progress, cause error, resp *resource.CreateResponse) {
-	fail := failure{do: "create", object: vmName(spec.Name), step: progress.at(), timeout: "timeouts.create", err: cause}
+func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmModel, spec vm.Spec, progress *progress,
+	cause error, resp *resource.CreateResponse) {
+	fail := failure{do: "create", object: vmName(spec.Name), step: progress.at(),
+		timeout: "timeouts.create", err: cause}
 	if errors.Is(cause, vm.ErrExists) || errors.Is(cause, hypervisor.ErrForeign) {
 		fail.next = fmt.Sprintf("Nothing was changed. Choose another name, remove that VM, or, if this provider made "+
 			"it, import it: run terraform import with "+itsAddress+" and %s.", spec.Name)
@@ -100,7 +103,8 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 	defer cancel()
 	if ctx.Err() == nil { // Terraform replaces it, and it must not come up with the host
 		spec.LifeCycle.Protected, spec.LifeCycle.Autostart = false, false
-		if err := vms.SetLifeCycle(look, spec.Name, spec.UUID, spec.LifeCycle); err != nil && !errors.Is(err, vm.ErrNotFound) && !errors.Is(err, vm.ErrOther) {
+		if err := vms.SetLifeCycle(look, spec.Name, spec.UUID, spec.LifeCycle); err != nil &&
+			!errors.Is(err, vm.ErrNotFound) && !errors.Is(err, vm.ErrOther) {
 			fail.err = errors.Join(cause, err)
 		}
 	}
@@ -140,9 +144,10 @@ func (r *vmResource) unfinished(ctx context.Context, vms vm.Interface, plan *vmM
 func noAddress(found *vm.VM) (diags diag.Diagnostics) {
 	if found.Unreachable && found.ReadySeconds > 0 {
 		diags.AddAttributeWarning(path.Root("interfaces"), vmName(found.Spec.Name)+" has no address",
-			"Its services have started, and none of its network interfaces has got an address, so SSH does not answer. Bases with "+
-				"systemd-networkd use DHCP unless they configure the network themselves: check that a DHCP server answers in its "+
-				"network, or give the VM an address in a file below /etc/systemd/network. See networkctl in the VM.")
+			"Its services have started, and none of its network interfaces has got an address, so SSH does not "+
+				"answer. Bases with systemd-networkd use DHCP unless they configure the network themselves: check "+
+				"that a DHCP server answers in its network, or give the VM an address in a file below "+
+				"/etc/systemd/network. See networkctl in the VM.")
 	}
 	return diags
 }
@@ -190,14 +195,16 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		resp.State.RemoveResource(ctx)
 		return
 	case errors.Is(err, vm.ErrOther):
-		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf("The VM in state has UUID %s. %s The VM in state no "+
-			"longer exists and is removed from state. The other VM is left alone.", known, sentence(err)))
+		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now",
+			fmt.Sprintf("The VM in state has UUID %s. %s The VM in state no "+
+				"longer exists and is removed from state. The other VM is left alone.", known, sentence(err)))
 		resp.State.RemoveResource(ctx)
 		return
 	case known != "" && (errors.Is(err, hypervisor.ErrForeign) || errors.Is(err, hypervisor.ErrDamaged)):
-		resp.Diagnostics.AddWarning("The record of "+vmName(name)+" in its domain is lost", sentence(err)+" Somebody has edited the metadata "+
-			"of the domain, so that it is not known what the VM runs. The state is unchanged. To make the VM anew, run terraform apply "+
-			"-replace= with "+itsAddress+". A domain without this provider's metadata is never deleted: undefine it by hand before that (virsh undefine).")
+		resp.Diagnostics.AddWarning("The record of "+vmName(name)+" in its domain is lost",
+			sentence(err)+" Somebody has edited the metadata of the domain, so that it is not known what the VM "+
+				"runs. The state is unchanged. To make the VM anew, run terraform apply -replace= with "+itsAddress+
+				". A domain without this provider's metadata is never deleted: undefine it by hand before that (virsh undefine).")
 		return
 	case err != nil:
 		resp.Diagnostics.Append(failed(failure{do: "read", object: vmName(name), err: err})...)
@@ -206,18 +213,22 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 		// The VM in state no longer exists, and another VM has its name.
 		resp.Diagnostics.AddWarning(vmName(name)+" is another VM now", fmt.Sprintf(
 			"The VM in state has UUID %s, but libvirt has a VM with UUID %s under this name. The VM in state no "+
-				"longer exists and is removed from state. The other VM is left alone.", known, showable(found.Spec.UUID)))
+				"longer exists and is removed from state. The other VM is left alone.", known,
+			showable(found.Spec.UUID)))
 		resp.State.RemoveResource(ctx)
 		return
 	}
 	if current != name && known != "" {
-		resp.Diagnostics.AddAttributeWarning(path.Root("name"), vmName(name)+" was renamed to "+plain.Line(current), fmt.Sprintf(
-			"The VM is found by its UUID. A VM with another name is another VM to this provider, so the plan replaces it. To keep it, "+
-				"rename it back, while it is off, with: virsh domrename %s %s", plain.Line(current), name))
+		resp.Diagnostics.AddAttributeWarning(path.Root("name"),
+			vmName(name)+" was renamed to "+plain.Line(current), fmt.Sprintf(
+				"The VM is found by its UUID. A VM with another name is another VM to this provider, so the plan "+
+					"replaces it. To keep it, rename it back, while it is off, with: virsh domrename %s "+
+					"%s", plain.Line(current), name))
 	}
 	if found.Unrecorded && known != "" {
 		if err := backend.VMs().Recorded(ctx, known); err != nil {
-			resp.Diagnostics.AddWarning("Unable to record that "+vmName(name)+" is in state", sentence(err)+" The next read tries it again.")
+			resp.Diagnostics.AddWarning("Unable to record that "+vmName(name)+" is in state",
+				sentence(err)+" The next read tries it again.")
 		}
 	}
 	if found.State == hypervisor.Running && !found.Answered && known != "" {
@@ -225,9 +236,11 @@ func (r *vmResource) Read(ctx context.Context, req resource.ReadRequest, resp *r
 			failure{err: cmp.Or(found.NoAnswer, vm.ErrNoAnswer), next: silenceHint(found.NoAnswer)}.detail())
 	}
 	if refused := limited(found.Agent.GetRefused()); len(refused) > 0 {
-		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition", "The agent in the VM says:"+plain.Guest(refused...)+
-			"\nIt runs base "+found.Stack.Base.String()+". Change the configuration to a base that boots, or power "+
-			"the VM off and start it to try this one again.")
+		resp.Diagnostics.AddWarning(vmName(name)+" did not boot the stack in its definition",
+			"The agent in the VM says:"+plain.Guest(refused...)+
+				"\nIt runs base "+found.Stack.Base.String()+
+				". Change the configuration to a base that boots, or power "+
+				"the VM off and start it to try this one again.")
 	}
 	if found.Rollout != nil {
 		r.connection.noteFound(found)
@@ -256,19 +269,24 @@ func warnings(name string, found *vm.VM) (diags diag.Diagnostics) {
 		broken = append(broken, plain.Line(fault.Object+": "+fault.Problem))
 	}
 	if len(broken) > 0 {
-		diags.AddAttributeWarning(path.Root("faults"), vmName(name)+" lacks something that it needs", strings.Join(broken, "\n")+
-			"\n\nterraform destroy is possible nevertheless.")
+		diags.AddAttributeWarning(path.Root("faults"), vmName(name)+" lacks something that it needs",
+			strings.Join(broken, "\n")+
+				"\n\nterraform destroy is possible nevertheless.")
 	}
 	if lines := guestTexts(found.Agent.GetUnreadable()); len(lines) > 0 {
-		diags.AddAttributeWarning(path.Root("unreadable"), vmName(name)+" cannot read the operating system that it runs", "The agent in the VM says:"+plain.Guest(lines...)+
-			"\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is in the storage pool, "+
-			"power the VM off and start it, which attaches all layers again. If the volume is gone, publish the release again or "+
-			"change base to another release first. The VM's own data is on its private disk and is not affected.")
+		diags.AddAttributeWarning(path.Root("unreadable"),
+			vmName(name)+" cannot read the operating system that it runs",
+			"The agent in the VM says:"+plain.Guest(lines...)+
+				"\nPrograms that it has not read yet fail, and no refresh is possible. If the volume of the layer is "+
+				"in the storage pool, power the VM off and start it, which attaches all layers again. If the volume "+
+				"is gone, publish the release again or change base to another release first. The VM's own data is on "+
+				"its private disk and is not affected.")
 	}
 	if lines := guestTexts(found.Agent.GetRemaining()); len(lines) > 0 {
-		diags.AddAttributeWarning(path.Root("remaining"), vmName(name)+" still runs old code", "The agent in the VM says:"+plain.Guest(lines...)+
-			"\nA refresh has brought new files, and these processes use the ones from before. Restart the units, end the sessions, "+
-			"or set refresh.strategy to \"soft_reboot\" for the next change.")
+		diags.AddAttributeWarning(path.Root("remaining"), vmName(name)+" still runs old code",
+			"The agent in the VM says:"+plain.Guest(lines...)+
+				"\nA refresh has brought new files, and these processes use the ones from before. Restart the units, "+
+				"end the sessions, or set refresh.strategy to \"soft_reboot\" for the next change.")
 	}
 	return diags
 }
@@ -307,7 +325,8 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	progress.step("connecting")
 	backend, err := r.connection.get(ctx)
 	if err != nil {
-		resp.Diagnostics.Append(failed(failure{do: "update", object: vmName(spec.Name), step: progress.at(), err: err})...)
+		resp.Diagnostics.Append(failed(failure{do: "update", object: vmName(spec.Name),
+			step: progress.at(), err: err})...)
 		return
 	}
 	if !plan.updates() {
@@ -330,7 +349,8 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	if report != nil {
 		var sizeErr error
 		if delta, sizeErr = state.newLayerBytes(ctx, backend.Publisher(), spec); sizeErr != nil {
-			resp.Diagnostics.AddWarning("Unable to determine the size of the new layers of "+vmName(spec.Name), sentence(sizeErr))
+			resp.Diagnostics.AddWarning("Unable to determine the size of the new layers of "+vmName(spec.Name),
+				sentence(sizeErr))
 		}
 	}
 	if err != nil {
@@ -349,16 +369,20 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 	resp.Diagnostics.Append(failingChecks(spec.Name, report.GetUnchecked(), false)...)
 	resp.Diagnostics.Append(unmatchedUnits(spec, report.GetImpact())...)
 	if failed := failedStarts(report); len(failed) > 0 {
-		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"), "A unit that the new release of "+vmName(spec.Name)+" starts has failed",
-			"The agent in the VM says:"+plain.Guest(failed...)+"\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")
+		resp.Diagnostics.AddAttributeWarning(path.Root("last_refresh").AtName("started"),
+			"A unit that the new release of "+vmName(spec.Name)+" starts has failed",
+			"The agent in the VM says:"+plain.Guest(failed...)+
+				"\nThe unit did not run before, so the refresh was not rolled back for it. See its log in the VM (journalctl -u).")
 	}
 	if updated.OtherAgent != "" {
-		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced", "The reason is:"+plain.Guest(updated.OtherAgent)+
-			"\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
-			"installs the provider's.")
+		resp.Diagnostics.AddWarning("The agent of "+vmName(spec.Name)+" was not replaced",
+			"The reason is:"+plain.Guest(updated.OtherAgent)+
+				"\nThe update itself is complete, and the VM keeps its present agent. The next start of the VM "+
+				"installs the provider's.")
 	}
 	if updated.NotCollected != nil {
-		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses", updated.NotCollected))
+		resp.Diagnostics.Append(notCollected("Unable to delete the layers that "+vmName(spec.Name)+" no longer uses",
+			updated.NotCollected))
 	}
 	plan.complete(&observed)
 	resp.Diagnostics.Append(resp.State.Set(ctx, &plan)...)
@@ -366,7 +390,8 @@ func (r *vmResource) Update(ctx context.Context, req resource.UpdateRequest, res
 }
 
 // update makes the VM match spec. If its creation was interrupted, it is finished first.
-func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, limit time.Duration, progress *progress) (*vm.VM, *agentapi.Report, error) {
+func update(ctx context.Context, vms vm.Interface, spec vm.Spec, resume bool, limit time.Duration,
+	progress *progress) (*vm.VM, *agentapi.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if resume {
@@ -388,8 +413,9 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 			"alone."
 		return failedAt(path.Root("name"), fail)
 	case errors.Is(err, errOtherStack):
-		fail.next = "What the change interrupts has changed since the plan, so that refresh.strategy no longer allows it in the " +
-			"running VM, or the VM was started meanwhile. State says what it runs. Plan again to see what is left to do."
+		fail.next = "What the change interrupts has changed since the plan, so that refresh.strategy no longer " +
+			"allows it in the running VM, or the VM was started meanwhile. State says what it runs. Plan again to " +
+			"see what is left to do."
 		return failedAt(path.Root("stack"), fail)
 	case errors.Is(err, vm.ErrImpact):
 		if impact := report.GetImpact(); impact != nil {
@@ -397,12 +423,13 @@ func notUpdated(spec vm.Spec, report *agentapi.Report, progress *progress, err e
 		}
 		return failedAt(path.Root("refresh").AtName("max_impact"), fail)
 	case errors.Is(err, vm.ErrTakenBack):
-		fail.next = "The guest has the configuration that it had before, and state says so. Fix the cause, such as a unit that does not " +
-			"start, and apply again."
+		fail.next = "The guest has the configuration that it had before, and state says so. Fix the cause, such as a " +
+			"unit that does not start, and apply again."
 		return failed(fail)
 	case errors.Is(err, vm.ErrNotConfigured):
-		fail.next = "If something was changed in the guest, plan again: the plan shows it in configuration_drift, and its apply overwrites it. " +
-			"A file that this configuration has not written is never overwritten: remove it in the guest first."
+		fail.next = "If something was changed in the guest, plan again: the plan shows it in configuration_drift, " +
+			"and its apply overwrites it. A file that this configuration has not written is never overwritten: " +
+			"remove it in the guest first."
 		return failed(fail)
 	case errors.Is(err, vm.ErrRolledBack):
 		fail.do = "refresh"
@@ -432,7 +459,8 @@ func notCollected(summary string, err error) diag.Diagnostic {
 
 // saveAfterFailure writes the actual VM to state after an update that failed. If the VM cannot be read, the state stays
 // as it was.
-func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, spec vm.Spec, state vmModel, report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
+func (r *vmResource) saveAfterFailure(ctx context.Context, vms vm.Interface, spec vm.Spec, state vmModel,
+	report *agentapi.Report, delta int64, resp *resource.UpdateResponse) {
 	if report != nil {
 		resp.Diagnostics.Append(state.fromReport(ctx, report, delta)...)
 	}
@@ -499,11 +527,13 @@ func (r *vmResource) Delete(ctx context.Context, req resource.DeleteRequest, res
 }
 
 // ImportState implements resource.ResourceWithImportState: a VM is imported by its name, or by its identity.
-func (r *vmResource) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
+func (r *vmResource) ImportState(ctx context.Context, req resource.ImportStateRequest,
+	resp *resource.ImportStateResponse) {
 	name := req.ID
 	if name == "" {
 		var uuid string
-		if resp.Diagnostics.Append(req.Identity.GetAttribute(ctx, path.Root(vmIdentityUUID), &uuid)...); resp.Diagnostics.HasError() {
+		if resp.Diagnostics.Append(req.Identity.GetAttribute(ctx, path.Root(vmIdentityUUID),
+			&uuid)...); resp.Diagnostics.HasError() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -513,7 +543,8 @@ func (r *vmResource) ImportState(ctx context.Context, req resource.ImportStateRe
 			name, err = backend.VMs().Find(ctx, "", uuid)
 		}
 		if err != nil {
-			resp.Diagnostics.Append(failed(failure{do: "import", object: "the VM with UUID " + showable(uuid), err: err})...)
+			resp.Diagnostics.Append(failed(failure{do: "import",
+				object: "the VM with UUID " + showable(uuid), err: err})...)
 			return
 		}
 	}

@@ -89,12 +89,15 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 					`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`))),
 				value(webAddress, attribute("state"), knownvalue.StringExact("running")),
 				value(webAddress, attribute("agent"), knownvalue.ObjectExact(map[string]knownvalue.Check{
-					"version": knownvalue.StringExact("test"), "digest": knownvalue.Null(), "refused": knownvalue.Null(), "kernel": knownvalue.NotNull(),
+					"version": knownvalue.StringExact("test"), "digest": knownvalue.Null(),
+					"refused": knownvalue.Null(), "kernel": knownvalue.NotNull(),
 					"ready_seconds": knownvalue.NotNull(), "answering": knownvalue.Bool(true),
 				})),
-				value(webAddress, attribute("stack").AtMapKey("layers"), knownvalue.ListExact([]knownvalue.Check{anID})),
+				value(webAddress, attribute("stack").AtMapKey("layers"),
+					knownvalue.ListExact([]knownvalue.Check{anID})),
 				value(webAddress, attribute("pending"), knownvalue.ListSizeExact(0)),
-				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 			},
 		},
 		resource.TestStep{
@@ -110,7 +113,8 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 					t.Fatal(err)
 				}
 				lan, out := domain.Interfaces["lan"].User, domain.Interfaces["out"].User
-				if lan == nil || out == nil || !maps.Equal(lan.Forwards, map[uint16]uint16{8080: 80, 2222: 22}) || len(out.Forwards) != 0 ||
+				if lan == nil || out == nil || !maps.Equal(lan.Forwards, map[uint16]uint16{8080: 80, 2222: 22}) ||
+					len(out.Forwards) != 0 ||
 					domain.Interfaces["back"].Bridge != "br0" || domain.Interfaces["net"].Network != "default" {
 					t.Errorf("interfaces %+v", domain.Interfaces)
 				}
@@ -118,7 +122,8 @@ func TestAVMIsCreatedReadAndImported(t *testing.T) {
 					t.Errorf("the domain has %d processors and %d bytes", domain.VCPUs, domain.Memory)
 				}
 			},
-			Config: debian(patched) + web(detailed), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			Config:           debian(patched) + web(detailed),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
 		},
 	)
 }
@@ -136,22 +141,28 @@ func TestAPatchReachesARunningVMInPlace(t *testing.T) {
 				action(debianAddress, plancheck.ResourceActionUpdate),
 				action(webAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(webAddress, attribute("base"), anID),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("restart")),
 				plancheck.ExpectKnownValue(webAddress, attribute("stack").AtMapKey("id"), anID),
 				plancheck.ExpectKnownValue(webAddress, attribute("uuid"), knownvalue.NotNull()),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
 				uuid.AddStateValue(webAddress, attribute("uuid")),
-				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
-				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 				value(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("restart")),
 				value(webAddress, attribute("last_refresh").AtMapKey("committed"), knownvalue.Bool(true)),
 				value(webAddress, attribute("last_refresh").AtMapKey("delta_bytes"), positive),
-				value(webAddress, attribute("last_refresh").AtMapKey("restarted"), knownvalue.MapExact(map[string]knownvalue.Check{
-					"nginx.service": knownvalue.ObjectExact(map[string]knownvalue.Check{
-						"level": knownvalue.StringExact("restart"), "interruption_ms": knownvalue.Float64Exact(12.5), "error": knownvalue.Null(),
-					}),
-				})),
+				value(webAddress, attribute("last_refresh").AtMapKey("restarted"),
+					knownvalue.MapExact(map[string]knownvalue.Check{
+						"nginx.service": knownvalue.ObjectExact(map[string]knownvalue.Check{
+							"level":           knownvalue.StringExact("restart"),
+							"interruption_ms": knownvalue.Float64Exact(12.5),
+							"error":           knownvalue.Null(),
+						}),
+					})),
 				// The kernel that it booted is still running.
 				value(webAddress, attribute("pending"), knownvalue.ListSizeExact(1)),
 			},
@@ -180,7 +191,8 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 				if want := []string{"own 30000", "page 10000", "port 30000", "web 30000"}; !slices.Equal(checks, want) {
 					t.Errorf("health checks %v, want %v", checks, want)
 				}
-				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 || asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() || !asked.GetPurge() ||
+				if asked.GetMaxImpact() != agentapi.Level_RELOAD || asked.GetSettleMs() != 5000 ||
+					asked.GetRestartTimeoutMs() != 90_000 || asked.GetAllowDowngrade() || !asked.GetPurge() ||
 					!slices.Equal(asked.GetKeepFiles(), []string{"/etc/motd", "/etc/ssl/*"}) {
 					t.Errorf("it was asked %v", asked)
 				}
@@ -191,10 +203,12 @@ func TestTheRefreshPolicyReachesTheAgent(t *testing.T) {
 				// The assessment of the plan uses the same policy.
 				assessed := guest(t, world, "web").Assessed()
 				if !proto.Equal(asked.GetPolicy(), want) || !proto.Equal(assessed.GetPolicy(), want) {
-					t.Errorf("it was asked with the policy %v, and assessed with %v", asked.GetPolicy(), assessed.GetPolicy())
+					t.Errorf("it was asked with the policy %v, and assessed with %v",
+						asked.GetPolicy(), assessed.GetPolicy())
 				}
 			},
-			Config: own.base() + web(detailed), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
+			Config:           own.base() + web(detailed),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop)),
 		},
 	)
 }
@@ -205,12 +219,15 @@ func TestAPlanShowsWhatIsInterrupted(t *testing.T) {
 	var asked atomic.Int64
 	restless := func(_ context.Context, operation, name, step string) error {
 		if operation == "Assess" && step == providertest.Begun {
-			guest(t, world, name).Impact = &agentapi.Impact{Level: agentapi.Level_RESTART, Units: []*agentapi.UnitImpact{
-				{
-					Unit: fmt.Sprintf("run-%d.service", asked.Add(1)), Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3",
-					Paths: []string{"/usr/lib/libssl.so.3"}, Packages: []string{"libssl3t64"},
-				},
-			}, Left: []string{"db.service: it runs code that differs; the policy is to report it"}, Sessions: []string{"session-1.scope 7 bash"}}
+			guest(t, world, name).Impact = &agentapi.Impact{Level: agentapi.Level_RESTART,
+				Units: []*agentapi.UnitImpact{
+					{
+						Unit: fmt.Sprintf("run-%d.service", asked.Add(1)), Level: agentapi.Level_RESTART,
+						Reason: "maps libssl.so.3",
+						Paths:  []string{"/usr/lib/libssl.so.3"}, Packages: []string{"libssl3t64"},
+					},
+				}, Left: []string{"db.service: it runs code that differs; the policy is to report it"},
+				Sessions: []string{"session-1.scope 7 bash"}}
 		}
 		return nil
 	}
@@ -222,12 +239,16 @@ func TestAPlanShowsWhatIsInterrupted(t *testing.T) {
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(webAddress, level, knownvalue.StringExact("restart")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("reason"),
+				plancheck.ExpectKnownValue(webAddress,
+					attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("reason"),
 					knownvalue.StringExact("maps libssl.so.3")),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("packages"),
+				plancheck.ExpectKnownValue(webAddress,
+					attribute("impact").AtMapKey("units").AtMapKey("run-1.service").AtMapKey("packages"),
 					knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("libssl3t64")})),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("left"), knownvalue.ListSizeExact(1)),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("sessions"), knownvalue.ListSizeExact(1)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("left"),
+					knownvalue.ListSizeExact(1)),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("sessions"),
+					knownvalue.ListSizeExact(1)),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, level, knownvalue.StringExact("restart"))},
 		},
@@ -240,29 +261,36 @@ func TestAPlanShowsWhatIsInterrupted(t *testing.T) {
 func TestALargerImpactThanAllowedFailsThePlan(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	tooMuch := &agentapi.Impact{
-		Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
-		Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
+		Level:   agentapi.Level_SOFT_REBOOT,
+		Reasons: []string{"dbus-daemon changed \x1b[31mand cannot be restarted live"},
+		Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART,
+			Reason: "maps libssl.so.3"}},
 	}
 	check(t, world,
 		resource.TestStep{Config: own.base() + web("")},
 		resource.TestStep{
 			PreConfig: func() { guest(t, world, "web").Impact = tooMuch; own.set("2")() }, Config: own.base() + web(""),
-			ExpectError: says(`Unable to change VM "web"`, "the impact is soft_reboot, and refresh.max_impact allows restart",
+			ExpectError: says(`Unable to change VM "web"`,
+				"the impact is soft_reboot, and refresh.max_impact allows restart",
 				"dbus-daemon changed [31mand cannot be restarted live", "nginx.service: restart, maps libssl.so.3",
 				`Set refresh.max_impact and refresh.strategy to "soft_reboot"`),
 		},
-		resource.TestStep{PreConfig: own.set("1"), Config: own.base() + web(""), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{PreConfig: own.set("1"), Config: own.base() + web(""),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
-			PreConfig: own.set("2"), Config: own.base() + web(`refresh = { max_impact = "kexec", strategy = "soft_reboot" }`),
+			PreConfig: own.set("2"),
+			Config:    own.base() + web(`refresh = { max_impact = "kexec", strategy = "soft_reboot" }`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("soft_reboot")),
 			),
 		},
 		// Processors can change only through a power-off.
 		resource.TestStep{
-			Config:      own.base() + web(`vcpus = 2`),
-			ExpectError: says("the impact is reboot, and refresh.max_impact allows restart", "only through a power-off"),
+			Config: own.base() + web(`vcpus = 2`),
+			ExpectError: says("the impact is reboot, and refresh.max_impact allows restart",
+				"only through a power-off"),
 		},
 	)
 }
@@ -275,32 +303,39 @@ func TestAChangeAboveTheStrategyIsPendingUntilTheStrategyAllowsIt(t *testing.T) 
 	const live = `max_impact = "reboot"`
 	check(t, world,
 		resource.TestStep{
-			Config:            config(live),
-			ConfigStateChecks: []statecheck.StateCheck{runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base"))},
+			Config: config(live),
+			ConfigStateChecks: []statecheck.StateCheck{runs.AddStateValue(webAddress,
+				attribute("stack").AtMapKey("base"))},
 		},
 		resource.TestStep{
 			PreConfig: func() { guest(t, world, "web").Impact = loader; own.set("2")() }, Config: config(live),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("none")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
 				runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base")),
-				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 				statecheck.ExpectKnownValue(webAddress, attribute("pending"), knownvalue.ListSizeExact(1)),
 			},
 		},
-		resource.TestStep{Config: config(live), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{Config: config(live),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
 			Config: config(live + `, strategy = "soft_reboot"`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("soft_reboot")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("soft_reboot")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
-				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 				// The new kernel is still pending.
-				statecheck.ExpectKnownValue(webAddress, attribute("pending"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringRegexp(regexp.MustCompile("^kernel "))})),
+				statecheck.ExpectKnownValue(webAddress, attribute("pending"),
+					knownvalue.ListExact([]knownvalue.Check{knownvalue.StringRegexp(regexp.MustCompile("^kernel "))})),
 			},
 		},
 	)
@@ -314,26 +349,30 @@ func TestNextBootInterruptsNothing(t *testing.T) {
 	runs := statecheck.CompareValue(compare.ValuesSame())
 	check(t, world,
 		resource.TestStep{
-			Config:            config(""),
-			ConfigStateChecks: []statecheck.StateCheck{runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base"))},
+			Config: config(""),
+			ConfigStateChecks: []statecheck.StateCheck{runs.AddStateValue(webAddress,
+				attribute("stack").AtMapKey("base"))},
 		},
 		resource.TestStep{
 			PreConfig: own.set("2"), Config: config(""),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("none")),
 			),
 			ConfigStateChecks: []statecheck.StateCheck{
 				// Until it is started, it runs the same stack.
 				runs.AddStateValue(webAddress, attribute("stack").AtMapKey("base")),
-				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 			},
 		},
 		resource.TestStep{Config: config("running = false")},
 		resource.TestStep{
 			Config: config(""),
 			ConfigStateChecks: []statecheck.StateCheck{
-				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 			},
 		},
 	)
@@ -351,7 +390,8 @@ func TestAnotherBaseWaitsForTheNextStart(t *testing.T) {
 		resource.TestStep{Config: bases + web("")},
 		resource.TestStep{
 			Config: onForeign(""),
-			ExpectError: says(`Unable to plan VM "web"`, "a running VM cannot be moved to this release", `it is of base "foreign"`,
+			ExpectError: says(`Unable to plan VM "web"`, "a running VM cannot be moved to this release",
+				`it is of base "foreign"`,
 				`the VM runs base "own"`, "next_boot"),
 		},
 		resource.TestStep{
@@ -371,7 +411,8 @@ func TestReleasesThatDoNotMakeAStackFailThePlan(t *testing.T) {
 	foreign.set("3")()
 	bases := own.base() + strings.NewReplacer(`"debian"`, `"foreign"`, `"own"`, `"foreign"`).Replace(foreign.base())
 	withBase := bases + web("components = [sharedos_base.foreign.release]")
-	wrongKind := says(`Unable to plan VM "web"`, "a release is of the wrong kind", `base "foreign"`, "give releases of components as components")
+	wrongKind := says(`Unable to plan VM "web"`, "a release is of the wrong kind", `base "foreign"`,
+		"give releases of components as components")
 	check(t, world,
 		resource.TestStep{Config: bases},
 		resource.TestStep{Config: withBase, ExpectError: wrongKind},
@@ -406,8 +447,9 @@ func TestAVMWhoseAgentDoesNotAnswerStaysInState(t *testing.T) {
 		// The plan cannot show the impact, and the apply refuses the change.
 		resource.TestStep{
 			PreConfig: own.set("2"), Config: config,
-			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectUnknownValue(webAddress, attribute("impact"))}},
-			ExpectError:      says(`Unable to update VM "web"`, "the agent does not answer", "nothing was changed"),
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectUnknownValue(
+				webAddress, attribute("impact"))}},
+			ExpectError: says(`Unable to update VM "web"`, "the agent does not answer", "nothing was changed"),
 		},
 		resource.TestStep{
 			PreConfig: func() { world.Guests.Silence("web", false) }, Config: config,
@@ -437,8 +479,11 @@ func TestARolledBackRefreshIsTriedAgain(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: debian(unpatched) + web("")},
 		resource.TestStep{
-			PreConfig: func() { guest(t, world, "web").RefreshError = "health check page failed: connection refused" }, Config: debian(patched) + web(""),
-			ExpectError: says(`Unable to refresh VM "web"`, "rolled back", "health check page failed: connection refused", "step: waiting for the refresh", "runs what it ran before"),
+			PreConfig: func() { guest(t, world, "web").RefreshError = "health check page failed: connection refused" },
+			Config:    debian(patched) + web(""),
+			ExpectError: says(`Unable to refresh VM "web"`, "rolled back",
+				"health check page failed: connection refused", "step: waiting for the refresh",
+				"runs what it ran before"),
 		},
 		resource.TestStep{
 			PreConfig: func() { guest(t, world, "web").RefreshError = "" }, Config: debian(patched) + web(""),
@@ -466,7 +511,8 @@ func TestAGuestThatRunsAnotherStackThanItsDefinitionIsRefreshed(t *testing.T) {
 			PreConfig: func() { guest(t, world, "web").FallBack(first) }, Config: config,
 			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: []statecheck.StateCheck{
-				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress, attribute("release"), compare.ValuesSame()),
+				statecheck.CompareValuePairs(webAddress, attribute("stack").AtMapKey("base"), debianAddress,
+					attribute("release"), compare.ValuesSame()),
 			},
 		},
 	)
@@ -478,8 +524,9 @@ func TestAVMOfTheSameNameIsNotTakenOver(t *testing.T) {
 	check(t, world,
 		resource.TestStep{Config: debian(patched) + web("")},
 		resource.TestStep{
-			Config:      debian(patched) + web("") + other,
-			ExpectError: says(`Unable to plan VM "web"`, "Another resource of this configuration has the same name", "Give each of them a name of its own"),
+			Config: debian(patched) + web("") + other,
+			ExpectError: says(`Unable to plan VM "web"`, "Another resource of this configuration has the same name",
+				"Give each of them a name of its own"),
 		},
 		resource.TestStep{
 			PreConfig: func() {
@@ -506,8 +553,10 @@ func TestAVMThatIsGoneIsMadeAgain(t *testing.T) {
 		},
 		// Another VM with the same name is not the VM in state.
 		resource.TestStep{
-			PreConfig: func() { must(t, world.Reidentify(t.Context(), "web", "00000000-0000-4000-8000-000000000000")) }, Config: config,
-			ExpectError: says(`Unable to plan VM "web"`, "exists already", "UUID 00000000-0000-4000-8000-000000000000", "terraform import with the address", "and web"),
+			PreConfig: func() { must(t, world.Reidentify(t.Context(), "web", "00000000-0000-4000-8000-000000000000")) },
+			Config:    config,
+			ExpectError: says(`Unable to plan VM "web"`, "exists already", "UUID 00000000-0000-4000-8000-000000000000",
+				"terraform import with the address", "and web"),
 		},
 		resource.TestStep{
 			PreConfig: func() {
@@ -538,7 +587,12 @@ func TestPower(t *testing.T) {
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, state, knownvalue.StringExact("running"))},
 		},
 		resource.TestStep{
-			PreConfig: func() { guest(t, world, "web").Off(); world.Domains.SetState("web", hypervisor.Crashed) }, Config: config,
+			PreConfig: func() {
+				guest(t, world, "web").Off()
+				world.Domains.SetState(
+					"web", hypervisor.Crashed)
+			},
+			Config:            config,
 			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
 			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, state, knownvalue.StringExact("running"))},
 		},
@@ -556,25 +610,30 @@ func TestSizes(t *testing.T) {
 	check(t, newWorld(t),
 		resource.TestStep{Config: config("1GiB", "4GiB")},
 		// Another text for the same size is not a change.
-		resource.TestStep{Config: config("1024MiB", "4096MiB"), ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
+		resource.TestStep{Config: config("1024MiB", "4096MiB"),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionNoop))},
 		resource.TestStep{
-			Config:            config("1536MiB", "8GiB"),
-			ConfigPlanChecks:  plans(action(webAddress, plancheck.ResourceActionUpdate)),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("8GiB"))},
+			Config:           config("1536MiB", "8GiB"),
+			ConfigPlanChecks: plans(action(webAddress, plancheck.ResourceActionUpdate)),
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"),
+				knownvalue.StringExact("8GiB"))},
 		},
 		// Growing the disk interrupts nothing, so it is possible with every max_impact.
 		resource.TestStep{
 			Config: debian(patched) + sized("1536MiB", "12GiB", `refresh = { max_impact = "none" }`),
 			ConfigPlanChecks: plans(
 				action(webAddress, plancheck.ResourceActionUpdate),
-				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"), knownvalue.StringExact("none")),
+				plancheck.ExpectKnownValue(webAddress, attribute("impact").AtMapKey("level"),
+					knownvalue.StringExact("none")),
 				plancheck.ExpectUnknownValue(webAddress, attribute("agent")),
 			),
-			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"), knownvalue.StringExact("12GiB"))},
+			ConfigStateChecks: []statecheck.StateCheck{value(webAddress, attribute("disk").AtMapKey("size"),
+				knownvalue.StringExact("12GiB"))},
 		},
 		resource.TestStep{
-			Config:      config("1536MiB", "4GiB"),
-			ExpectError: says(`Unable to plan VM "web"`, "its private disk has 12GiB and cannot shrink to 4GiB", "Set disk.size to 12GiB or more"),
+			Config: config("1536MiB", "4GiB"),
+			ExpectError: says(`Unable to plan VM "web"`, "its private disk has 12GiB and cannot shrink to 4GiB",
+				"Set disk.size to 12GiB or more"),
 		},
 	)
 }
@@ -603,9 +662,11 @@ func TestAFailedCreateIsInStateAndNothingIsLeft(t *testing.T) {
 				must(t, world.Say("web", "Booting\nKernel panic - not syncing\n"))
 			},
 			// Long enough for a slow machine to come to the wait for the agent, which is what takes all of it.
-			Config:           debian(patched) + web(`timeouts = { create = "20s" }`),
-			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{action(webAddress, plancheck.ResourceActionCreate)}},
-			ExpectError:      says(`Unable to create VM "web"`, "Kernel panic", "step: waiting for the agent", "next apply replaces it", "terraform untaint"),
+			Config: debian(patched) + web(`timeouts = { create = "20s" }`),
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{action(webAddress,
+				plancheck.ResourceActionCreate)}},
+			ExpectError: says(`Unable to create VM "web"`, "Kernel panic", "step: waiting for the agent",
+				"next apply replaces it", "terraform untaint"),
 		},
 		resource.TestStep{
 			PreConfig: func() { world.Guests.Silence("web", false) }, Config: config,
@@ -630,14 +691,16 @@ func TestAPoolThatRoundsSizesUpCausesNoChange(t *testing.T) {
 	check(t, world, grown("65MiB"), grown("65MiB"), grown("66MiB"), grown("97MiB"),
 		resource.TestStep{
 			ResourceName: webAddress, ImportState: true, ImportStateId: "web", ImportStateVerify: true,
-			ImportStateVerifyIdentifierAttribute: "name", ImportStateVerifyIgnore: []string{"refresh", "last_refresh", "impact"},
+			ImportStateVerifyIdentifierAttribute: "name",
+			ImportStateVerifyIgnore:              []string{"refresh", "last_refresh", "impact"},
 		},
 	)
 }
 
 // step is an element of a timeline.
 func step(name string, ms float64) knownvalue.Check {
-	return knownvalue.ObjectExact(map[string]knownvalue.Check{"step": knownvalue.StringExact(name), "ms": knownvalue.Float64Exact(ms)})
+	return knownvalue.ObjectExact(map[string]knownvalue.Check{"step": knownvalue.StringExact(name),
+		"ms": knownvalue.Float64Exact(ms)})
 }
 
 // What no plan of a VM is to repeat, a data source has.
@@ -653,15 +716,19 @@ data "sharedos_vm" "web" {
 	details := attribute("last_refresh")
 	check(t, world,
 		resource.TestStep{Config: config, ConfigStateChecks: []statecheck.StateCheck{
-			value(found, details, knownvalue.Null()), value(found, attribute("state"), knownvalue.StringExact("running")),
+			value(found, details, knownvalue.Null()),
+			value(found, attribute("state"), knownvalue.StringExact("running")),
 		}},
 		resource.TestStep{PreConfig: own.set("2"), Config: config, ConfigStateChecks: []statecheck.StateCheck{
 			value(found, details.AtMapKey("committed"), knownvalue.Bool(true)),
-			value(found, details.AtMapKey("unaffected"), knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
+			value(found, details.AtMapKey("unaffected"),
+				knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("cron.service")})),
 			value(found, details.AtMapKey("timings_ms").AtMapKey("swap"), knownvalue.Float64Exact(0.25)),
-			value(found, details.AtMapKey("timeline"), knownvalue.ListExact([]knownvalue.Check{step("assess", 1.5), step("swap", 0.25)})),
+			value(found, details.AtMapKey("timeline"),
+				knownvalue.ListExact([]knownvalue.Check{step("assess", 1.5), step("swap", 0.25)})),
 			value(webAddress, details.AtMapKey("timeline"), knownvalue.StringExact("assess 1.5 ms, swap 0.2 ms")),
-			statecheck.CompareValuePairs(found, attribute("stack").AtMapKey("id"), webAddress, attribute("stack").AtMapKey("id"), compare.ValuesSame()),
+			statecheck.CompareValuePairs(found, attribute("stack").AtMapKey("id"), webAddress,
+				attribute("stack").AtMapKey("id"), compare.ValuesSame()),
 		}},
 		resource.TestStep{
 			Config:      config + "\ndata \"sharedos_vm\" \"none\" {\n  name = \"none\"\n}\n",

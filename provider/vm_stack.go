@@ -111,10 +111,10 @@ func heldLayersAttribute() schema.ListNestedAttribute {
 func faultsAttribute() schema.ListNestedAttribute {
 	return schema.ListNestedAttribute{
 		Computed: true,
-		MarkdownDescription: "What the VM needs and does not have: its private disk, a layer that is not in the storage pool, in its " +
-			"definition or attached to the running VM, its kernel. Every plan warns of them. What `mended` says is mended by the next " +
-			"apply is an update in the plan. Reads compare names and sizes; to check the content of what is in the pool, use the data " +
-			"source `sharedos_verify`.",
+		MarkdownDescription: "What the VM needs and does not have: its private disk, a layer that is not in the " +
+			"storage pool, in its definition or attached to the running VM, its kernel. Every plan warns of them. " +
+			"What `mended` says is mended by the next apply is an update in the plan. Reads compare names and sizes; " +
+			"to check the content of what is in the pool, use the data source `sharedos_verify`.",
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"object":  computedText("What is missing or damaged, such as `private disk` or `layer sha256:…`."),
 			"problem": computedText("What is wrong with it, and what to do."),
@@ -162,12 +162,15 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		},
 		"on_demand": schema.ListAttribute{
 			Optional: true, Computed: true, ElementType: types.StringType,
-			MarkdownDescription: "Ids of component releases that the VM attaches by itself when they are used: when one of their units is " +
-				"started, by hand or by a connection, a timer, a path or a D-Bus name, when one of their commands is called, or when root runs " +
-				"`sharedos component add NAME` in the guest. Until then they take no memory. At most " + strconv.Itoa(release.MaxOnDemand) + ", since each combination " +
+			MarkdownDescription: "Ids of component releases that the VM attaches by itself when they are used: when " +
+				"one of their units is started, by hand or by a connection, a timer, a path or a D-Bus name, when " +
+				"one of their commands is called, or when root runs `sharedos component add NAME` in the guest. " +
+				"Until then they take no memory. At most " +
+				strconv.Itoa(release.MaxOnDemand) + ", since each combination " +
 				"is a stack of its own.",
 			Validators: []validator.List{
-				listvalidator.UniqueValues(), listvalidator.SizeAtMost(release.MaxOnDemand), listvalidator.ValueStringsAre(isRelease),
+				listvalidator.UniqueValues(), listvalidator.SizeAtMost(release.MaxOnDemand),
+				listvalidator.ValueStringsAre(isRelease),
 			},
 		},
 		"detach_on_demand": schema.BoolAttribute{
@@ -175,15 +178,18 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 			MarkdownDescription: "Whether an apply detaches the components in `attached_on_demand`: in the running VM, and otherwise when it next starts. " +
 				"Default: `false`, so what was attached by use stays attached, in the release that `on_demand` has.",
 		},
-		"attached_on_demand": computedTexts("Names of the components of `on_demand` that are attached, because they were used."),
+		"attached_on_demand": computedTexts(
+			"Names of the components of `on_demand` that are attached, because they were used."),
 		"prefer": schema.MapAttribute{
 			Optional: true, Computed: true, ElementType: types.StringType,
-			MarkdownDescription: "Which component a path is of, where several have different content: names of components by absolute path, " +
-				"such as `{ \"/etc/nginx/nginx.conf\" = \"site\" }`. Without it such a path is an error in the plan. A directory stands for " +
-				"everything in it, and a longer path decides before a shorter one. It settles only what would be an error: files that one " +
-				"component alone has stay, and what packages of several components write together is as apt makes it. A path that settles " +
-				"nothing is a warning in the plan.",
-			Validators: []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences), mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
+			MarkdownDescription: "Which component a path is of, where several have different content: names of " +
+				"components by absolute path, such as `{ \"/etc/nginx/nginx.conf\" = \"site\" }`. Without it such a " +
+				"path is an error in the plan. A directory stands for everything in it, and a longer path decides " +
+				"before a shorter one. It settles only what would be an error: files that one component alone has " +
+				"stay, and what packages of several components write together is as apt makes it. A path that " +
+				"settles nothing is a warning in the plan.",
+			Validators: []validator.Map{mapvalidator.SizeBetween(1, release.MaxPreferences),
+				mapvalidator.KeysAre(isPreferencePath), mapvalidator.ValueStringsAre(isName)},
 		},
 		"stack": stackAttribute(),
 		"pending": computedTexts("Changes that take effect when the VM is next powered off and started, such as " +
@@ -194,8 +200,9 @@ func (*vmStack) attributes() map[string]schema.Attribute {
 		"remaining": computedTexts("Processes that run old code now, such as `dbus.service 412 " +
 			"/usr/lib/x86_64-linux-gnu/libexpat.so.1`, whichever refresh brought the new code. What they use is compared " +
 			"with what is mounted. Restart them, or the VM."),
-		"unreadable": computedTexts("Layers of the running stack that the VM cannot read, with the reason: a disk that is " +
-			"gone, or whose content is not what was signed. Every plan warns of them, and a refresh is refused."),
+		"unreadable": computedTexts(
+			"Layers of the running stack that the VM cannot read, with the reason: a disk that is " +
+				"gone, or whose content is not what was signed. Every plan warns of them, and a refresh is refused."),
 		"held_layers": heldLayersAttribute(),
 		"faults":      faultsAttribute(),
 	}
@@ -273,7 +280,8 @@ func (b *vmStack) fromVM(ctx context.Context, found *vm.VM) (diags diag.Diagnost
 	if reported || unset(b.Pending) {
 		pending := guestTexts(found.Agent.GetPending())
 		if found.AwaitsPowerCycle {
-			pending = append(pending, fmt.Sprintf("base %s at the next power-off and start", releasesOf(found.Configured)))
+			pending = append(pending,
+				fmt.Sprintf("base %s at the next power-off and start", releasesOf(found.Configured)))
 		}
 		b.Pending = list(ctx, pending, &diags)
 	}
@@ -300,9 +308,11 @@ func (b *vmStack) compare(state *vmModel, change *vmChange) {
 	same := func(plan, state types.List) bool {
 		return !plan.IsUnknown() && slices.EqualFunc(plan.Elements(), state.Elements(), attr.Value.Equal)
 	}
-	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0 && !(state.DetachOnDemand.ValueBool() && state.waits())
+	detaches := b.DetachOnDemand.ValueBool() && len(state.AttachedOnDemand.Elements()) > 0 &&
+		!(state.DetachOnDemand.ValueBool() && state.waits())
 	if !b.Base.Equal(state.Base) || !same(b.Components, state.Components) || !same(b.OnDemand, state.OnDemand) ||
-		!b.Prefer.Equal(state.Prefer) && (b.Prefer.IsUnknown() || len(b.Prefer.Elements())+len(state.Prefer.Elements()) > 0) || detaches {
+		!b.Prefer.Equal(state.Prefer) &&
+			(b.Prefer.IsUnknown() || len(b.Prefer.Elements())+len(state.Prefer.Elements()) > 0) || detaches {
 		change.stack = true
 	}
 	change.definition = change.definition || !b.DetachOnDemand.Equal(state.DetachOnDemand)
@@ -376,8 +386,8 @@ func (b *vmStack) waits() bool {
 	return ok && awaits.ValueBool()
 }
 
-// detachedOff returns what a VM has attached by use after an apply: nothing, if the apply has defined a VM that is off to
-// start without it. Nobody can be asked then, and fromVM keeps what the VM had.
+// detachedOff returns what a VM has attached by use after an apply: nothing, if the apply has defined
+// a VM that is off to start without it. Nobody can be asked then, and fromVM keeps what the VM had.
 func (b *vmStack) detachedOff(spec vm.Spec) types.List {
 	if spec.DetachUsed && !spec.Running && len(b.AttachedOnDemand.Elements()) > 0 {
 		return types.ListValueMust(types.StringType, nil)
@@ -432,7 +442,8 @@ func (b *vmStack) willRun(ctx context.Context, target *release.Stack) (diags dia
 
 // endsWith plans the stack of a VM that exists, at the end of an apply after which its definition has target. It stays
 // unknown if the plan does not know how the apply ends.
-func (b *vmStack) endsWith(ctx context.Context, state *vmModel, target *release.Stack, end end, change vmChange) diag.Diagnostics {
+func (b *vmStack) endsWith(ctx context.Context, state *vmModel, target *release.Stack, end end,
+	change vmChange) diag.Diagnostics {
 	if target == nil || !b.Stack.IsUnknown() {
 		return nil
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// A name in refresh.units under which the VM has no unit is a warning of the plan and of the apply, which names both. What
-// a guest names and the configuration does not is none.
+// A name in refresh.units under which the VM has no unit is a warning of the plan and of the apply,
+// which names both. What a guest names and the configuration does not is none.
 func TestANameInThePolicyWithoutAUnitIsTold(t *testing.T) {
 	world, own := newWorld(t), newImage(t)
 	c := newClient(t, world)
@@ -19,11 +19,13 @@ func TestANameInThePolicyWithoutAUnitIsTold(t *testing.T) {
 	web := values{
 		"name": "web", "base": releaseOf(t, base), "memory": "512MiB", "disk": values{"size": "4GiB"},
 		"refresh": values{"units": values{
-			"ngnix.service": values{"policy": "report"}, "cron.service": values{"policy": "report"}, "db.service": values{"paths": []any{"/etc/db/"}},
+			"ngnix.service": values{"policy": "report"}, "cron.service": values{"policy": "report"},
+			"db.service": values{"paths": []any{"/etc/db/"}},
 		}},
 	}
 	state := applied(t, c, "sharedos_vm", c.none("sharedos_vm"), web)
-	guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_NONE, UnmatchedUnits: []string{"ngnix.service", "db.service", "evil.service"}}
+	guest(t, world, "web").Impact = &agentapi.Impact{Level: agentapi.Level_NONE,
+		UnmatchedUnits: []string{"ngnix.service", "db.service", "evil.service"}}
 	own.set("2")()
 	web["base"] = releaseOf(t, applied(t, c, "sharedos_base", base, source))
 	check := func(when string) {
@@ -34,8 +36,10 @@ func TestANameInThePolicyWithoutAUnitIsTold(t *testing.T) {
 				found = append(found, d)
 			}
 		}
-		if len(found) != 1 || found[0].Severity != tfprotov6.DiagnosticSeverityWarning || !strings.Contains(found[0].Summary, `VM "web"`) ||
-			!strings.Contains(found[0].Detail, "db.service\nngnix.service\n") || strings.Contains(found[0].Detail, "evil") ||
+		if len(found) != 1 || found[0].Severity != tfprotov6.DiagnosticSeverityWarning ||
+			!strings.Contains(found[0].Summary, `VM "web"`) ||
+			!strings.Contains(found[0].Detail, "db.service\nngnix.service\n") ||
+			strings.Contains(found[0].Detail, "evil") ||
 			strings.Contains(found[0].Detail, "cron") {
 			t.Errorf("%s: %+v", when, found)
 		}

@@ -49,11 +49,13 @@ type listedVMModel struct {
 func listedVMAttributes() map[string]schema.Attribute {
 	stack := (&vmStack{}).attributes()
 	return computedData(map[string]resource.Attribute{
-		"name":            computedText("Name of the VM."),
-		"uuid":            computedText("UUID of the libvirt domain."),
-		"state":           computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
-		"silent":          computedBool("Whether the VM runs and its agent does not answer; null if the VM could not be read."),
-		"has_pending":     computedBool("Whether the filter `pending = true` chooses it; null for a silent VM and one that could not be read."),
+		"name":  computedText("Name of the VM."),
+		"uuid":  computedText("UUID of the libvirt domain."),
+		"state": computedText("State of the domain: `running`, `off`, `paused` or `crashed`."),
+		"silent": computedBool(
+			"Whether the VM runs and its agent does not answer; null if the VM could not be read."),
+		"has_pending": computedBool(
+			"Whether the filter `pending = true` chooses it; null for a silent VM and one that could not be read."),
 		"base_name":       computedText("Name of the base that it runs; null if the release is no longer in the pool."),
 		"component_names": computedTexts("Names of the components that it runs, or is to run, sorted."),
 		"stack":           stack["stack"], "pending": stack["pending"], "remaining": stack["remaining"],
@@ -65,20 +67,23 @@ func listedVMAttributes() map[string]schema.Attribute {
 // Schema implements datasource.DataSource.
 func (d *vmsDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, resp *datasource.SchemaResponse) {
 	resp.Schema = schema.Schema{
-		MarkdownDescription: "VMs of this provider in the pool, from any configuration, that all given attributes apply to. A VM whose " +
-			"agent does not answer delays no other one.",
+		MarkdownDescription: "VMs of this provider in the pool, from any configuration, that all given attributes " +
+			"apply to. A VM whose agent does not answer delays no other one.",
 		Attributes: map[string]schema.Attribute{
-			"base":      schema.StringAttribute{Optional: true, MarkdownDescription: filterBase, Validators: []validator.String{isName}},
-			"release":   schema.StringAttribute{Optional: true, MarkdownDescription: filterRelease, Validators: []validator.String{isRelease}},
-			"component": schema.StringAttribute{Optional: true, MarkdownDescription: filterComponent, Validators: []validator.String{isName}},
-			"pending":   schema.BoolAttribute{Optional: true, MarkdownDescription: filterPending},
-			"silent":    schema.BoolAttribute{Optional: true, MarkdownDescription: filterSilent},
+			"base": schema.StringAttribute{Optional: true, MarkdownDescription: filterBase,
+				Validators: []validator.String{isName}},
+			"release": schema.StringAttribute{Optional: true, MarkdownDescription: filterRelease,
+				Validators: []validator.String{isRelease}},
+			"component": schema.StringAttribute{Optional: true, MarkdownDescription: filterComponent,
+				Validators: []validator.String{isName}},
+			"pending": schema.BoolAttribute{Optional: true, MarkdownDescription: filterPending},
+			"silent":  schema.BoolAttribute{Optional: true, MarkdownDescription: filterSilent},
 			"names": schema.ListAttribute{
 				Computed: true, ElementType: types.StringType, MarkdownDescription: "Names of these VMs, sorted.",
 			},
 			"vms": schema.ListNestedAttribute{
-				Computed: true, MarkdownDescription: "These VMs, sorted by name. A VM that cannot be read is warned of, and is in the list " +
-					"only if no attribute is given.",
+				Computed: true, MarkdownDescription: "These VMs, sorted by name. A VM that cannot be read is warned " +
+					"of, and is in the list only if no attribute is given.",
 				NestedObject: schema.NestedAttributeObject{Attributes: listedVMAttributes()},
 			},
 		},
@@ -89,7 +94,8 @@ func (d *vmsDataSource) Schema(_ context.Context, _ datasource.SchemaRequest, re
 func (d *vmsDataSource) Read(ctx context.Context, req datasource.ReadRequest, resp *datasource.ReadResponse) {
 	model := vmsDataModel{Names: []string{}, VMs: []listedVMModel{}}
 	for name, value := range map[string]any{
-		"base": &model.Base, "release": &model.Release, "component": &model.Component, "pending": &model.Pending, "silent": &model.Silent,
+		"base": &model.Base, "release": &model.Release, "component": &model.Component,
+		"pending": &model.Pending, "silent": &model.Silent,
 	} {
 		resp.Diagnostics.Append(req.Config.GetAttribute(ctx, path.Root(name), value)...)
 	}
@@ -122,14 +128,16 @@ func (f foundVM) model(ctx context.Context) (listedVMModel, diag.Diagnostics) {
 		Name: f.Name, UUID: f.UUID, State: stateName(f.State),
 		Silent: types.BoolNull(), HasPending: types.BoolNull(), BaseName: types.StringNull(), Error: types.StringNull(),
 		ComponentNames: types.ListNull(types.StringType), Stack: types.ObjectNull(stackTypes),
-		Pending: types.ListNull(types.StringType), Remaining: types.ListNull(types.StringType), Addresses: types.MapNull(addressesType),
+		Pending: types.ListNull(types.StringType), Remaining: types.ListNull(types.StringType),
+		Addresses: types.MapNull(addressesType),
 	}
 	if f.VM == nil {
 		model.Error = types.StringValue(sentence(f.Err))
 		return model, nil
 	}
 	whole, diags := describedVM(ctx, f.VM)
-	model.Stack, model.Pending, model.Remaining, model.Addresses = whole.Stack, whole.Pending, whole.Remaining, whole.Addresses
+	model.Stack, model.Pending, model.Remaining, model.Addresses = whole.Stack, whole.Pending,
+		whole.Remaining, whole.Addresses
 	model.Silent = types.BoolValue(silent(f.VM))
 	if !silent(f.VM) {
 		model.HasPending = types.BoolValue(waits(f.VM))

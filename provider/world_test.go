@@ -57,7 +57,8 @@ func check(t *testing.T, world *providertest.World, steps ...resource.TestStep) 
 // checkAll runs steps of Terraform on a world, and calls destroyed after the destroy at the end.
 func checkAll(t *testing.T, world *providertest.World, destroyed resource.TestCheckFunc, steps ...resource.TestStep) {
 	t.Helper()
-	resource.ParallelTest(t, resource.TestCase{ProtoV6ProviderFactories: serve(world), Steps: steps, CheckDestroy: destroyed})
+	resource.ParallelTest(t,
+		resource.TestCase{ProtoV6ProviderFactories: serve(world), Steps: steps, CheckDestroy: destroyed})
 }
 
 // image is an archive of a root file system. A plan knows its release.
@@ -78,7 +79,8 @@ func newImage(t *testing.T) image {
 func (i image) set(version string) func() {
 	return func() {
 		i.t.Helper()
-		system := sourcetest.NewSystem("6.12."+version).With("usr/bin/server", "version "+version, "usr/lib/systemd/systemd-networkd", "networkd")
+		system := sourcetest.NewSystem("6.12."+version).With("usr/bin/server", "version "+version,
+			"usr/lib/systemd/systemd-networkd", "networkd")
 		stream, err := system.Tar()
 		must(i.t, err)
 		must(i.t, os.WriteFile(i.path, stream, 0o600))

@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 )
 
-// capabilities is where libvirtd keeps, in its cache, what QEMU told it about its capabilities. An emulating QEMU takes half a
-// minute to tell them, so they are kept between testbeds. libvirtd itself checks that they belong to the present QEMU, libvirt
-// and kernel.
+// capabilities is where libvirtd keeps, in its cache, what QEMU told it about its capabilities. An
+// emulating QEMU takes half a minute to tell them, so they are kept between testbeds. libvirtd
+// itself checks that they belong to the present QEMU, libvirt and kernel.
 const capabilities = "qemu/capabilities"
 
 // keepCapabilities keeps what libvirtd learned about QEMU since it was started.
@@ -86,7 +86,8 @@ func copyNew(to, from string) error {
 			return err
 		}
 		target := filepath.Join(to, entry.Name())
-		if there, err := os.Stat(target); err == nil && there.Size() == info.Size() && !there.ModTime().Before(info.ModTime()) {
+		if there, err := os.Stat(target); err == nil && there.Size() == info.Size() &&
+			!there.ModTime().Before(info.ModTime()) {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(from, entry.Name()))

@@ -44,7 +44,8 @@ func emulated(ctx context.Context) (bool, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, kvmProbe)
 	defer cancel()
-	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=kvm", "-cpu", "host", "-nodefaults", "-display", "none").Run()
+	err = exec.CommandContext(ctx, "qemu-system-x86_64", "-machine", "q35,accel=kvm", "-cpu", "host", "-nodefaults",
+		"-display", "none").Run()
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return false, nil
 	}

@@ -118,8 +118,8 @@ func (s *Slots) Release() error {
 	return errors.Join(failed...)
 }
 
-// Lock locks a file or a directory against other processes of this machine that do the same, and returns what unlocks it. It
-// waits as long as ctx allows. fs.ErrNotExist if there is none of the name.
+// Lock locks a file or a directory against other processes of this machine that do the same, and
+// returns what unlocks it. It waits as long as ctx allows. fs.ErrNotExist if there is none of the name.
 func Lock(ctx context.Context, path string) (unlock func() error, err error) {
 	for {
 		file, locked, err := tryLock(path, 0)
@@ -165,7 +165,8 @@ type ticket struct {
 }
 
 func newTicket(dir string, expected time.Duration, came time.Time) (*ticket, error) {
-	name := fmt.Sprintf("%s%019d-%019d-%d-%d", ticketPrefix, math.MaxInt64-max(0, int64(expected)), came.UnixNano(), os.Getpid(), lastTicket.Add(1))
+	name := fmt.Sprintf("%s%019d-%019d-%d-%d", ticketPrefix, math.MaxInt64-max(0, int64(expected)), came.UnixNano(),
+		os.Getpid(), lastTicket.Add(1))
 	// It gets its name once it is locked, because a ticket that nobody has locked was left by a process that ended.
 	draft := filepath.Join(dir, "new-"+name)
 	file, locked, err := tryLock(draft, os.O_RDWR|os.O_CREATE|os.O_EXCL)

@@ -118,7 +118,8 @@ func TestACallerThatGivesUpIsNotWaitedFor(t *testing.T) {
 
 func TestMoreSlotsThanThereAreCannotBeTaken(t *testing.T) {
 	for _, count := range []int{0, GuestSlots + 1} {
-		if _, err := takeSlots(t.Context(), t.TempDir(), GuestSlots, count, 0); err == nil || errors.Is(err, context.Canceled) {
+		if _, err := takeSlots(t.Context(), t.TempDir(), GuestSlots, count, 0); err == nil ||
+			errors.Is(err, context.Canceled) {
 			t.Errorf("%d slots: %v", count, err)
 		}
 	}

@@ -43,9 +43,10 @@ func (b *Testbed) GuestStarts(now time.Time) (Starts, error) {
 // How the emulation of QEMU 10.0 fails while a guest with several emulated processors boots. Guests with one processor
 // have not shown it, and KVM has none of this.
 const (
-	// endOfEmulation is QEMU's last message. Its source suggests why: an instruction that must run alone
-	// (cpu_exec_step_atomic in accel/tcg/cpu-exec.c) runs outside of RCU, and before the work that a change of the memory
-	// map has queued for its processor (tcg_commit_cpu in system/physmem.c). So it may use a map that is freed already.
+	// endOfEmulation is QEMU's last message. Its source suggests why: an instruction that must run
+	// alone (cpu_exec_step_atomic in accel/tcg/cpu-exec.c) runs outside of RCU, and before the work
+	// that a change of the memory map has queued for its processor (tcg_commit_cpu in
+	// system/physmem.c). So it may use a map that is freed already.
 	endOfEmulation = "iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed."
 	// lostTimer is what the guest's kernel says, every 20 to 60 seconds and for ever, of a processor whose timer does
 	// not come any more. A guest on a busy machine may say it once and go on.

@@ -28,8 +28,8 @@ import (
 // maxDir bounds the path of a testbed in bytes, since the path of a unix socket in it may have 108 bytes.
 const maxDir = 48
 
-// startTimeout bounds how long a daemon may take until it answers. What libvirtd has to ask QEMU for takes half a minute of a
-// processor that nothing else uses.
+// startTimeout bounds how long a daemon may take until it answers. What libvirtd has to ask QEMU
+// for takes half a minute of a processor that nothing else uses.
 const startTimeout = 5 * time.Minute
 
 // Testbed is one running libvirt.
@@ -102,7 +102,8 @@ func start(ctx context.Context, dir string) (*Testbed, error) {
 		return nil, err
 	}
 	if len(dir) > maxDir {
-		return nil, fmt.Errorf("the path has %d bytes; use one of at most %d, sockets below it have to fit into 108", len(dir), maxDir)
+		return nil, fmt.Errorf("the path has %d bytes; use one of at most %d, sockets below it have to fit into 108",
+			len(dir), maxDir)
 	}
 	b := &Testbed{dir: dir, ended: make(chan struct{})}
 	if err := daemon.EndAll(ctx, b.StateDir()); err != nil {
@@ -232,7 +233,8 @@ func (b *Testbed) startDaemon(ctx context.Context, name, socket string) error {
 	log := filepath.Join(b.dir, "log", name+".log")
 	// With -d, the command returns only when the daemon is ready. The first process of the namespaces adopts the
 	// daemon.
-	cmd := b.inside(ctx, name, "-d", "--pid-file", "/run/libvirt/"+name+".pid", "--config", "/etc/libvirt/"+name+".conf")
+	cmd := b.inside(ctx, name, "-d", "--pid-file", "/run/libvirt/"+name+".pid", "--config",
+		"/etc/libvirt/"+name+".conf")
 	cmd.Env = append(os.Environ(), "LIBVIRT_LOG_OUTPUTS=3:file:/var/log/libvirt/"+name+".log")
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint

@@ -59,8 +59,8 @@ func New(t testing.TB) *Testbed {
 // Attributes of tests (testing.T.Attr), from which package summary sums up what guests cost. Durations are written as
 // time.Duration prints them.
 const (
-	// AttrStarts is how many guests were started, AttrRan is how long all of them ran, and AttrWaited is how long the test
-	// waited for guest slots.
+	// AttrStarts is how many guests were started, AttrRan is how long all of them ran, and
+	// AttrWaited is how long the test waited for guest slots.
 	AttrStarts = "sharedos.guest-starts"
 	AttrRan    = "sharedos.guests-ran"
 	AttrWaited = "sharedos.waited-for-slots"
@@ -130,7 +130,8 @@ func sweep(ctx context.Context) error {
 			continue
 		}
 		// Nothing is lost if the sweep is interrupted: the directory, with the owner's record in it, goes last.
-		err = errors.Join(daemon.EndAll(ctx, filepath.Join(dir, "state")), daemon.End(ctx, filepath.Join(dir, "init"+daemon.Suffix)))
+		err = errors.Join(daemon.EndAll(ctx, filepath.Join(dir, "state")),
+			daemon.End(ctx, filepath.Join(dir, "init"+daemon.Suffix)))
 		if err == nil {
 			err = os.RemoveAll(dir)
 		}
@@ -148,8 +149,8 @@ func younger(record, dir string) bool {
 	return err != nil || time.Since(info.ModTime()) < time.Minute
 }
 
-// KeepLogs keeps what goes with a VM that is about to be deleted, its console log and that of its vsock daemon, in case the test
-// fails later.
+// KeepLogs keeps what goes with a VM that is about to be deleted, its console log and that of its
+// vsock daemon, in case the test fails later.
 func (b *Testbed) KeepLogs(vm string) error {
 	dir := filepath.Join(b.dir, "log", "deleted")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -161,7 +162,8 @@ func (b *Testbed) KeepLogs(vm string) error {
 	}
 	for _, path := range append(logs, filepath.Join(b.StateDir(), "console", vm+".log")) {
 		err := os.Link(path, filepath.Join(dir, filepath.Base(path)))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) { // it was never started, or was kept before
+		if err != nil && !errors.Is(err, fs.ErrNotExist) &&
+			!errors.Is(err, fs.ErrExist) { // it was never started, or was kept before
 			return err
 		}
 	}
@@ -175,7 +177,8 @@ func (b *Testbed) keepLogs(t testing.TB) {
 		base = filepath.Join(os.TempDir(), "sharedos-failed")
 	}
 	to := filepath.Join(base, strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())+time.Now().Format("-150405"))
-	for name, from := range map[string]string{"console": filepath.Join(b.StateDir(), "console"), "log": filepath.Join(b.dir, "log")} {
+	for name, from := range map[string]string{"console": filepath.Join(b.StateDir(), "console"),
+		"log": filepath.Join(b.dir, "log")} {
 		err := os.CopyFS(filepath.Join(to, name), os.DirFS(from))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // no guest, no consoles
 			t.Logf("keep the logs of the failed test: %v", err)

@@ -42,16 +42,17 @@ type known struct {
 // verify. An uncommitted stack is among them only if the VM is configured with it, or if kexec has started the kernel
 // for just that stack.
 //
-// The committed stack is booted if the VM is configured as it was at the commit, or with the stack that the host had moved
-// it to, and the host has not detached since what the VM had attached by itself. Otherwise the configured stack is newer,
-// and comes first. The stack before the committed one comes last. A stack that failed in maxAttempts boots, or in
-// maxTrials if it is uncommitted, is deferred, but not excluded: it may be the only one that can be read.
+// The committed stack is booted if the VM is configured as it was at the commit, or with the stack that the host had
+// moved it to, and the host has not detached since what the VM had attached by itself. Otherwise the configured stack
+// is newer, and comes first. The stack before the committed one comes last. A stack that failed in maxAttempts boots,
+// or in maxTrials if it is uncommitted, is deferred, but not excluded: it may be the only one that can be read.
 func candidates(k known) []candidate {
 	var order []candidate
 	add := func(stack release.Stack, origin Origin, generation uint64) {
 		same := func(c candidate) bool { return c.stack.Same(stack) }
 		if len(stack.Layers) > 0 && !slices.ContainsFunc(order, same) {
-			order = append(order, candidate{stack: stack, origin: origin, generation: generation, deferred: k.deferred(stack)})
+			order = append(order,
+				candidate{stack: stack, origin: origin, generation: generation, deferred: k.deferred(stack)})
 		}
 	}
 	var generation uint64
@@ -78,7 +79,8 @@ func candidates(k known) []candidate {
 		add(*k.committed.Previous, Earlier, generation+1)
 	}
 	if k.flight != nil {
-		add(k.flight.From, Earlier, generation) // if nothing was ever committed and the VM is configured with the stack on trial
+		add(k.flight.From, Earlier,
+			generation) // if nothing was ever committed and the VM is configured with the stack on trial
 	}
 	slices.SortStableFunc(order, func(a, b candidate) int {
 		return cmp.Compare(min(len(a.deferred), 1), min(len(b.deferred), 1))

@@ -11,7 +11,8 @@ import (
 )
 
 func TestCandidates(t *testing.T) {
-	configured, committed, other, before := stackOf("base"), stackOf("base", "patch"), stackOf("base", "other"), stackOf("earlier")
+	configured, committed, other, before := stackOf("base"), stackOf("base", "patch"),
+		stackOf("base", "other"), stackOf("earlier")
 	worn := func(n int, stacks ...release.Stack) AttemptsRecord {
 		counts := map[string]int{}
 		for _, stack := range stacks {
@@ -30,11 +31,13 @@ func TestCandidates(t *testing.T) {
 		want  []candidate
 	}{
 		"the VM has attached a component since the host moved it": {
-			known{configured: other, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
+			known{configured: other,
+				committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
 			[]candidate{{committed, FromCommitted, 4, ""}, {other, Configured, 5, ""}},
 		},
 		"the host has detached that component since": {
-			known{configured: other, detaches: 1, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
+			known{configured: other, detaches: 1,
+				committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Wanted: &other}},
 			[]candidate{{other, Configured, 5, ""}, {committed, FromCommitted, 4, ""}},
 		},
 		"the host has detached it from the stack of the last boot": {
@@ -42,7 +45,8 @@ func TestCandidates(t *testing.T) {
 			[]candidate{{configured, Configured, 5, ""}, {committed, FromCommitted, 4, ""}},
 		},
 		"the VM has attached one since the host detached another": {
-			known{configured: configured, detaches: 1, committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Detaches: 1}},
+			known{configured: configured, detaches: 1,
+				committed: &CommittedRecord{Stack: committed, Generation: 4, Configured: configured, Detaches: 1}},
 			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"nothing committed: the configured stack": {
@@ -82,7 +86,8 @@ func TestCandidates(t *testing.T) {
 			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"a kexec's stack is booted by the kernel that was started for it": {
-			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(other)},
+			known{configured: configured, committed: record,
+				flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(other)},
 			[]candidate{{other, Trial, 5, ""}, {committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"by no other kernel": {
@@ -90,15 +95,18 @@ func TestCandidates(t *testing.T) {
 			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"nor by that of another stack": {
-			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting), trial: TrialKey(configured)},
+			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.Starting),
+				trial: TrialKey(configured)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"nor once it was judged": {
-			known{configured: configured, committed: record, flight: trial(journal.Kexec, journal.RollingBack), trial: TrialKey(other)},
+			known{configured: configured, committed: record,
+				flight: trial(journal.Kexec, journal.RollingBack), trial: TrialKey(other)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {configured, Configured, 5, ""}},
 		},
 		"what the host starts on trial has one boot": {
-			known{configured: other, committed: record, flight: trial(journal.Reboot, journal.Starting), attempts: worn(1, other)},
+			known{configured: other, committed: record, flight: trial(journal.Reboot, journal.Starting),
+				attempts: worn(1, other)},
 			[]candidate{{committed, FromCommitted, 4, ""}, {other, Configured, 5, failed}},
 		},
 		"a VM that never committed anything goes back to what it ran": {

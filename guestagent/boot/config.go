@@ -23,7 +23,8 @@ const (
 )
 
 // errNoConfig means that the VM was started without a BootConfig.
-var errNoConfig = errors.New("the VM has no boot configuration: no SMBIOS OEM string starts with " + agentapi.BootConfigPrefix)
+var errNoConfig = errors.New("the VM has no boot configuration: no SMBIOS OEM string starts with " +
+	agentapi.BootConfigPrefix)
 
 // readBootConfig reads the BootConfig that the host passed at start.
 func readBootConfig() (agentapi.BootConfig, error) {
@@ -57,7 +58,8 @@ func bootConfig(oem []string) (agentapi.BootConfig, error) {
 		return config, errNoConfig
 	}
 	if len(encoded) > 1 {
-		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one", len(encoded),
+		return config, fmt.Errorf("boot configuration: %d SMBIOS OEM strings start with %s, there must be one",
+			len(encoded),
 			agentapi.BootConfigPrefix)
 	}
 	// Unknown fields are ignored: a newer provider may pass fields that an older agent does not know.
@@ -102,7 +104,8 @@ func checkConfig(config agentapi.BootConfig) error {
 			return fmt.Errorf("operator key %d: %w", i+1, err)
 		}
 		if len(key) != ed25519.PublicKeySize {
-			return fmt.Errorf("operator key %d has %d bytes, an Ed25519 public key %d", i+1, len(key), ed25519.PublicKeySize)
+			return fmt.Errorf("operator key %d has %d bytes, an Ed25519 public key %d", i+1,
+				len(key), ed25519.PublicKeySize)
 		}
 	}
 	return nil
@@ -126,7 +129,8 @@ func checkIdentity(config agentapi.BootConfig) error {
 
 // checkStack checks what the code that opens layers relies on.
 func checkStack(stack release.Stack) error {
-	if len(stack.Layers) == 0 || len(stack.Layers) > release.MaxStackLayers || len(stack.Components) > release.MaxComponents {
+	if len(stack.Layers) == 0 || len(stack.Layers) > release.MaxStackLayers ||
+		len(stack.Components) > release.MaxComponents {
 		return fmt.Errorf("stack of %d layers and %d components: it must have 1 to %d layers and at most %d components",
 			len(stack.Layers), len(stack.Components), release.MaxStackLayers, release.MaxComponents)
 	}

@@ -83,7 +83,8 @@ func TestBootConfigRefused(t *testing.T) {
 		"empty host name":    {func(c *agentapi.BootConfig) { c.Hostname = "" }, "host name"},
 		"host name too long": {func(c *agentapi.BootConfig) { c.Hostname = strings.Repeat("a", 65) }, "host name"},
 		"operator":           {func(c *agentapi.BootConfig) { c.Operators = []string{"AAAA"} }, "operator key 1"},
-		"two-line key":       {func(c *agentapi.BootConfig) { c.AuthorizedKeys = []string{"a\nb"} }, "authorized key 1"},
+		"two-line key": {func(c *agentapi.BootConfig) { c.AuthorizedKeys = []string{"a\nb"} },
+			"authorized key 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := validConfig()

@@ -193,7 +193,8 @@ func TestAPrivateDiskIsMadeOnceAndKept(t *testing.T) {
 		if err != nil || string(content) != "seeded" {
 			t.Errorf("seeded file holds %q, %v", content, err)
 		}
-		for path, mode := range map[string]os.FileMode{".": 0o700, mounts.RootUpper: 0o755, mounts.RootWork: 0o700, "sharedos": 0o700} {
+		for path, mode := range map[string]os.FileMode{".": 0o700, mounts.RootUpper: 0o755,
+			mounts.RootWork: 0o700, "sharedos": 0o700} {
 			info, err := os.Stat(filepath.Join(mounts.PrivateDir, path))
 			if err != nil || info.Mode().Perm() != mode {
 				t.Errorf("%s: %v, %v, want mode %v", path, info, err, mode)
@@ -223,7 +224,8 @@ func TestAPrivateDiskIsMadeOnceAndKept(t *testing.T) {
 		if err := formatDisk(context.Background(), lower, again.Disk); err == nil {
 			t.Error("a mounted disk was formatted")
 		}
-		if content, err = os.ReadFile(filepath.Join(mounts.PrivateDir, "var/lib/app/data")); err != nil || string(content) != "seeded" {
+		if content, err = os.ReadFile(filepath.Join(mounts.PrivateDir, "var/lib/app/data")); err != nil ||
+			string(content) != "seeded" {
 			t.Errorf("seeded file holds %q, %v", content, err)
 		}
 		if err := unix.Unmount(mounts.PrivateDir, 0); err != nil {

@@ -31,7 +31,8 @@ func EndCarry(ctx context.Context, root string, stack release.Stack) error {
 }
 
 // endCarry is EndCarry. withTree has the tree of the stack used.
-func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
+func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack,
+	withTree func(use func(tree string) error) error) error {
 	if err := undoCarry(ctx, carrier, stack); err != nil {
 		return err
 	}
@@ -53,9 +54,10 @@ func endCarry(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack
 	return err
 }
 
-// keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns its head. It is made from the tree of
-// the stack that runs when an agent finds none: of a VM that an earlier version has run, in which the files of CarriedByOS
-// may be of any release before. A baseline of another stack stays: /etc could not be carried from there yet.
+// keepBaseline makes sure that there is a baseline, once no carry is recorded, and returns its
+// head. It is made from the tree of the stack that runs when an agent finds none: of a VM that an
+// earlier version has run, in which the files of CarriedByOS may be of any release before. A
+// baseline of another stack stays: /etc could not be carried from there yet.
 func keepBaseline(carrier etcmerge.Carrier, stack release.Stack,
 	withTree func(use func(tree string) error) error) (*etcmerge.Baseline, error) {
 	baseline, err := carrier.BaselineHead()
@@ -74,9 +76,10 @@ func keepBaseline(carrier etcmerge.Carrier, stack release.Stack,
 	return baseline, err
 }
 
-// baselineBack writes the baseline of the stack to which /etc is going to be taken back. The record of the carry that is
-// taken back stays until that is done, so an interruption in between is found.
-func baselineBack(carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
+// baselineBack writes the baseline of the stack to which /etc is going to be taken back. The record
+// of the carry that is taken back stays until that is done, so an interruption in between is found.
+func baselineBack(carrier etcmerge.Carrier, stack release.Stack,
+	withTree func(use func(tree string) error) error) error {
 	baseline, err := carrier.BaselineHead()
 	if err != nil && !errors.Is(err, etcmerge.ErrBaseline) {
 		return err
@@ -92,7 +95,8 @@ func baselineBack(carrier etcmerge.Carrier, stack release.Stack, withTree func(u
 }
 
 // writeBaseline writes the baseline of a stack that is read from its tree.
-func writeBaseline(carrier etcmerge.Carrier, tree string, stack release.Stack, partial bool) (*etcmerge.Baseline, error) {
+func writeBaseline(carrier etcmerge.Carrier, tree string, stack release.Stack,
+	partial bool) (*etcmerge.Baseline, error) {
 	baseline, err := etcmerge.ListTree(tree, stack.Key())
 	if err != nil {
 		return nil, err
@@ -152,7 +156,8 @@ func leftBehind(settled etcmerge.Ends, stack release.Stack) bool {
 }
 
 // takeBack undoes the carry that was settled last: /etc goes back to this stack.
-func takeBack(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack, withTree func(use func(tree string) error) error) error {
+func takeBack(ctx context.Context, carrier etcmerge.Carrier, stack release.Stack,
+	withTree func(use func(tree string) error) error) error {
 	if err := baselineBack(carrier, stack, withTree); err != nil {
 		return err
 	}
@@ -232,7 +237,8 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, config age
 	} else if carried {
 		settled = etcmerge.Ends{}
 	}
-	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Configured: config.Stack, Detaches: config.Detaches}
+	next := CommittedRecord{Stack: chosen.stack, Generation: chosen.generation, Configured: config.Stack,
+		Detaches: config.Detaches}
 	if r.committed != nil {
 		next.Previous = &r.committed.Stack
 	}
@@ -245,7 +251,8 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, config age
 				return nil, err
 			}
 		}
-		err := takeBack(ctx, carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
+		err := takeBack(ctx, carrier, chosen.stack,
+			func(use func(string) error) error { return withLayers(chosen.layers, use) })
 		if err == nil {
 			renewLoaderCache(ctx)
 		}
@@ -260,7 +267,8 @@ func (r privateRecords) settleEtc(ctx context.Context, chosen opened, config age
 
 // beginEtc brings the first /etc. The root shows that of the base, which the baseline is of at first. From there, what
 // the components have is carried, as it is when they come to a running VM.
-func (r privateRecords) beginEtc(ctx context.Context, carrier etcmerge.Carrier, chosen opened, next CommittedRecord) (*Moved, error) {
+func (r privateRecords) beginEtc(ctx context.Context, carrier etcmerge.Carrier, chosen opened,
+	next CommittedRecord) (*Moved, error) {
 	_, err := carrier.BaselineHead()
 	begins := errors.Is(err, etcmerge.ErrBaseline) // otherwise only the record of the commit was lost
 	if begins {
@@ -297,9 +305,9 @@ func keyOfBase(stack release.Stack) string {
 	return tree.Sum([]byte("the base of stack " + stack.Key())).Hex()
 }
 
-// completeEtc brings what an earlier boot or an earlier version has left out, when the committed stack boots: it was not
-// known what the stack before had, or the agent did not carry files of CarriedByOS. What a refresh has carried and the
-// agent has still to judge is left alone.
+// completeEtc brings what an earlier boot or an earlier version has left out, when the committed
+// stack boots: it was not known what the stack before had, or the agent did not carry files of
+// CarriedByOS. What a refresh has carried and the agent has still to judge is left alone.
 func (r privateRecords) completeEtc(ctx context.Context, chosen opened) (*Moved, error) {
 	if r.flight.Tries(chosen.stack) {
 		return nil, nil //nolint:nilnil // nothing was carried
@@ -308,7 +316,8 @@ func (r privateRecords) completeEtc(ctx context.Context, chosen opened) (*Moved,
 	if _, _, carried, err := carrier.Carried(); err != nil || carried {
 		return nil, err
 	}
-	baseline, err := keepBaseline(carrier, chosen.stack, func(use func(string) error) error { return withLayers(chosen.layers, use) })
+	baseline, err := keepBaseline(carrier, chosen.stack,
+		func(use func(string) error) error { return withLayers(chosen.layers, use) })
 	if err != nil || !baseline.Partial && !baseline.Unlisted && chosen.stack.HasKey(baseline.Stack) {
 		return nil, err
 	}
@@ -320,12 +329,13 @@ var ErrBehind = errors.New("/etc, /opt and /usr/local could not follow the relea
 
 // behind is ErrBehind with the stack at which /etc stands, and the way out.
 func behind(stack string) error {
-	return fmt.Errorf("%w: they are those of stack %s, whose layers are not attached any more and which is not recorded here: "+
-		"refresh this VM to that stack once, and then again to the newer one", ErrBehind, stack)
+	return fmt.Errorf(
+		"%w: they are those of stack %s, whose layers are not attached any more and which is not recorded here: "+
+			"refresh this VM to that stack once, and then again to the newer one", ErrBehind, stack)
 }
 
-// Behind returns an error that matches ErrBehind if /etc of the running system belongs to another stack than the one that
-// runs, and could not be carried.
+// Behind returns an error that matches ErrBehind if /etc of the running system belongs to another
+// stack than the one that runs, and could not be carried.
 func Behind(running release.Stack) error {
 	baseline, err := Carrier("/").BaselineHead()
 	switch {
@@ -340,8 +350,9 @@ func Behind(running release.Stack) error {
 	case baseline.Unlisted:
 		return behind(baseline.Stack)
 	}
-	return fmt.Errorf("%w: they are those of stack %s, because the last start failed to carry them: see the VM's console; "+
-		"the next start or refresh tries again", ErrBehind, baseline.Stack)
+	return fmt.Errorf(
+		"%w: they are those of stack %s, because the last start failed to carry them: see the VM's console; "+
+			"the next start or refresh tries again", ErrBehind, baseline.Stack)
 }
 
 // stale returns an error if files of CarriedByOS are not those of the release that runs, because an agent of an earlier
@@ -355,8 +366,9 @@ func stale(carrier etcmerge.Carrier) error {
 	if err != nil || len(files) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w: %s and %d other files are not those of the release, because an earlier version did not update them; "+
-		"the next start or refresh brings them", ErrBehind, files[0], len(files)-1)
+	return fmt.Errorf(
+		"%w: %s and %d other files are not those of the release, because an earlier version did not update them; "+
+			"the next start or refresh brings them", ErrBehind, files[0], len(files)-1)
 }
 
 // moveEtc carries /etc from the stack at which it stands to the one that boots. A carry that came to its end is not
@@ -374,7 +386,8 @@ func (r privateRecords) moveEtc(ctx context.Context, chosen opened, next Committ
 	for _, conflict := range conflicts[min(len(conflicts), maxConflicts):] {
 		say("%s", conflict)
 	}
-	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried, Conflicts: conflicts[:min(len(conflicts), maxConflicts)]}
+	moved := &Moved{From: r.committed.Stack, Carried: outcome.Carried,
+		Conflicts: conflicts[:min(len(conflicts), maxConflicts)]}
 	return moved, settleAt(Carrier(newRoot), chosen.stack)
 }
 
@@ -437,10 +450,11 @@ func (r privateRecords) carryTo(ctx context.Context, chosen opened) (outcome etc
 	return outcome, err
 }
 
-// baseline returns the baseline of the stack at which /etc stands. A VM that an earlier version has run has none: then it
-// is read from the layers of that stack, if they are attached. If they are not, it is recorded at which stack /etc
-// stands, so that a later carry does not start from another one, and the error matches ErrBehind.
-func (r privateRecords) baseline(ctx context.Context, carrier etcmerge.Carrier, chosen release.Stack) (*etcmerge.Baseline, error) {
+// baseline returns the baseline of the stack at which /etc stands. A VM that an earlier version has run has none:
+// then it is read from the layers of that stack, if they are attached. If they are not, it is recorded at which
+// stack /etc stands, so that a later carry does not start from another one, and the error matches ErrBehind.
+func (r privateRecords) baseline(ctx context.Context, carrier etcmerge.Carrier,
+	chosen release.Stack) (*etcmerge.Baseline, error) {
 	at := r.committed.Stack
 	old, err := carrier.Baseline()
 	switch {
@@ -465,5 +479,6 @@ func (r privateRecords) baseline(ctx context.Context, carrier etcmerge.Carrier, 
 		old.Partial = true
 		return old, nil
 	}
-	return nil, errors.Join(behind(at.Key()), err, carrier.WriteBaseline(&etcmerge.Baseline{Stack: at.Key(), Unlisted: true}))
+	return nil, errors.Join(behind(at.Key()), err,
+		carrier.WriteBaseline(&etcmerge.Baseline{Stack: at.Key(), Unlisted: true}))
 }

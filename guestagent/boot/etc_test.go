@@ -25,14 +25,20 @@ func TestWhatABootDoesWithEtc(t *testing.T) {
 		settled etcmerge.Ends
 		want    etcAction
 	}{
-		"the first boot":                          {privateRecords{}, before, etcmerge.Ends{}, etcBegins},
-		"what is committed boots":                 {privateRecords{committed: runs(committed)}, committed, ends(before, committed), etcStays},
-		"what is committed boots, after a move":   {privateRecords{committed: runs(committed)}, committed, ends(committed, committed), etcStays},
-		"the one before it boots":                 {privateRecords{committed: runs(committed)}, before, ends(before, committed), etcGoesBack},
+		"the first boot": {privateRecords{}, before, etcmerge.Ends{}, etcBegins},
+		"what is committed boots": {privateRecords{committed: runs(committed)}, committed,
+			ends(before, committed), etcStays},
+		"what is committed boots, after a move": {privateRecords{committed: runs(committed)}, committed,
+			ends(committed, committed), etcStays},
+		"the one before it boots": {privateRecords{committed: runs(committed)}, before,
+			ends(before, committed), etcGoesBack},
 		"which was cut off once it was committed": {privateRecords{committed: runs(before)}, before, ends(before, committed), etcGoesBack},
-		"one further back boots":                  {privateRecords{committed: runs(committed)}, before, ends(next, committed), etcMoves},
-		"what the host has moved on to boots":     {privateRecords{committed: runs(committed)}, next, ends(before, committed), etcMoves},
-		"the record of the last carry is lost":    {privateRecords{committed: runs(committed)}, before, etcmerge.Ends{}, etcMoves},
+		"one further back boots": {privateRecords{committed: runs(committed)}, before,
+			ends(next, committed), etcMoves},
+		"what the host has moved on to boots": {privateRecords{committed: runs(committed)}, next,
+			ends(before, committed), etcMoves},
+		"the record of the last carry is lost": {privateRecords{committed: runs(committed)}, before,
+			etcmerge.Ends{}, etcMoves},
 		"a refresh has it started": {privateRecords{committed: runs(committed),
 			flight: try(journal.Reboot, journal.Starting)}, next, ends(before, committed), etcStays},
 		"a refresh has started it": {privateRecords{committed: runs(committed),
@@ -78,7 +84,8 @@ func TestACarryIsEndedForTheStackThatRuns(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo", From: stackOf("one").Key(), To: stackOf("two").Key()}
+			carrier := etcmerge.Carrier{Root: directory + "/live", Record: directory + "/undo",
+				From: stackOf("one").Key(), To: stackOf("two").Key()}
 			old, err := etcmerge.ListTree(directory+"/one", carrier.From)
 			must(t, err)
 			next, err := etcmerge.ListTree(directory+"/two", carrier.To)

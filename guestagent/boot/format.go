@@ -29,7 +29,8 @@ const formatImage = mounts.RunDir + "/format.img"
 // mkfs writes into a sparse file, not to the disk, because it wipes the first sector and with it the mark.
 func formatDisk(ctx context.Context, lower lowerTree, disk mounts.Disk) (err error) {
 	if disk.Size < minDisk {
-		return fmt.Errorf("format private disk %s: %d bytes are less than the %d that it must have", disk.Node, disk.Size, minDisk)
+		return fmt.Errorf("format private disk %s: %d bytes are less than the %d that it must have",
+			disk.Node, disk.Size, minDisk)
 	}
 	// O_EXCL: a mounted disk is never written to.
 	device, err := os.OpenFile(disk.Node, os.O_RDWR|unix.O_EXCL, 0)
@@ -93,7 +94,8 @@ func punch(device *os.File, size int64) (zeroed bool, err error) {
 	if _, err := device.WriteAt(make([]byte, copyBlock-markSize), markSize); err != nil {
 		return false, err
 	}
-	err = unix.Fallocate(int(device.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, copyBlock, size/copyBlock*copyBlock-copyBlock)
+	err = unix.Fallocate(int(device.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, copyBlock,
+		size/copyBlock*copyBlock-copyBlock)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return false, nil
 	}

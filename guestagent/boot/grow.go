@@ -51,7 +51,8 @@ func grownDisk(ctx context.Context, size int64) (mounts.Disk, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return disk, fmt.Errorf("%w: %s has %d bytes, not %d: %w", ErrNotGrown, disk.Node, disk.Size, size, ctx.Err())
+			return disk, fmt.Errorf("%w: %s has %d bytes, not %d: %w", ErrNotGrown, disk.Node,
+				disk.Size, size, ctx.Err())
 		case <-ticker.C:
 		}
 	}

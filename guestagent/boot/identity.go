@@ -80,7 +80,8 @@ func writeIdentity(target, uuid string, config agentapi.BootConfig) (err error) 
 func writeHostname(root *os.Root, hostname string) error {
 	before, _ := readInRoot(root, "etc/hostname") // what cannot be read is replaced
 	hosts, err := readInRoot(root, "etc/hosts")
-	if errors.Is(err, fs.ErrNotExist) || err == nil && bytes.Equal(hosts, hostsFile(strings.TrimSpace(string(before)))) {
+	if errors.Is(err, fs.ErrNotExist) ||
+		err == nil && bytes.Equal(hosts, hostsFile(strings.TrimSpace(string(before)))) {
 		// The hosts first: if this is cut off after them, a second call with this name finds them as they must be.
 		if err := replaceFile(root, "etc/hosts", hostsFile(hostname), 0o644); err != nil {
 			return err
@@ -89,11 +90,12 @@ func writeHostname(root *os.Root, hostname string) error {
 	return replaceFile(root, "etc/hostname", []byte(hostname+"\n"), 0o644)
 }
 
-// given is the identity that Identify has given a running system. The firmware keeps the definition with which the VM was powered on. So
-// a reset, or a start of another kernel, finds an older identity there than the system was given since, and takes the one given.
+// given is the identity that Identify has given a running system. The firmware keeps the definition
+// with which the VM was powered on. So a reset, or a start of another kernel, finds an older
+// identity there than the system was given since, and takes the one given.
 type given struct {
-	// Over is the digest of the identity in the firmware when this was given. If the firmware has another one, the VM was powered on
-	// since, with another definition, which counts then.
+	// Over is the digest of the identity in the firmware when this was given. If the firmware has
+	// another one, the VM was powered on since, with another definition, which counts then.
 	Over           string   `json:"over"`
 	Hostname       string   `json:"hostname"`
 	AuthorizedKeys []string `json:"authorized_keys"`
@@ -112,8 +114,8 @@ func digestOf(config agentapi.BootConfig) (string, error) {
 	return tree.Sum(text).String(), nil
 }
 
-// withGiven returns the boot configuration of the firmware, with the identity in file if that was given since the VM was powered on. It
-// removes a file that is older, or that cannot be read.
+// withGiven returns the boot configuration of the firmware, with the identity in file if that was
+// given since the VM was powered on. It removes a file that is older, or that cannot be read.
 func withGiven(file string, config agentapi.BootConfig) (agentapi.BootConfig, error) {
 	text, err := fileio.Read(file, maxIdentityFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -144,7 +146,8 @@ func withGiven(file string, config agentapi.BootConfig) (agentapi.BootConfig, er
 	return config, nil
 }
 
-// Identify gives the running system the host name and root's keys that its definition gets, also for boots without a power-off.
+// Identify gives the running system the host name and root's keys that its definition gets, also
+// for boots without a power-off.
 func Identify(config agentapi.BootConfig) error {
 	firmware, err := readBootConfig()
 	if err != nil {
@@ -153,7 +156,8 @@ func Identify(config agentapi.BootConfig) error {
 	return give("/", identityFile, firmware, config)
 }
 
-// give is Identify for a system at a directory. The record comes first: whatever cuts this off, the next boot has all of it.
+// give is Identify for a system at a directory. The record comes first: whatever cuts this off, the
+// next boot has all of it.
 func give(directory, file string, firmware, config agentapi.BootConfig) (err error) {
 	if err := checkIdentity(config); err != nil {
 		return err

@@ -47,7 +47,8 @@ func TestARunningSystemTakesOnHostNameAndKeys(t *testing.T) {
 	identify := func(hostname string, keys ...string) {
 		t.Helper()
 		for range 2 {
-			if err := give(root, record, firmware, agentapi.BootConfig{Hostname: hostname, AuthorizedKeys: keys}); err != nil {
+			if err := give(root, record, firmware,
+				agentapi.BootConfig{Hostname: hostname, AuthorizedKeys: keys}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -81,17 +82,20 @@ func TestABootKeepsWhatTheRunningSystemWasGiven(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	firmware := agentapi.BootConfig{Hostname: "web", AuthorizedKeys: []string{"revoked", "kept"}, Operators: []string{"operator"}}
+	firmware := agentapi.BootConfig{Hostname: "web", AuthorizedKeys: []string{"revoked", "kept"},
+		Operators: []string{"operator"}}
 	boots := func(with agentapi.BootConfig, hostname string, keys ...string) {
 		t.Helper()
 		got, err := withGiven(record, with)
-		if err != nil || got.Hostname != hostname || !slices.Equal(got.AuthorizedKeys, keys) || !slices.Equal(got.Operators, with.Operators) {
+		if err != nil || got.Hostname != hostname || !slices.Equal(got.AuthorizedKeys, keys) ||
+			!slices.Equal(got.Operators, with.Operators) {
 			t.Errorf("it boots with %+v, %v; want %s, %q", got, err, hostname, keys)
 		}
 	}
 	boots(firmware, "web", "revoked", "kept")
 	for range 2 {
-		if err := give(root, record, firmware, agentapi.BootConfig{Hostname: "db", AuthorizedKeys: []string{"kept"}}); err != nil {
+		if err := give(root, record, firmware,
+			agentapi.BootConfig{Hostname: "db", AuthorizedKeys: []string{"kept"}}); err != nil {
 			t.Fatal(err)
 		}
 		boots(firmware, "db", "kept")

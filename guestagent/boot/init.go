@@ -174,7 +174,8 @@ func assemble(ctx context.Context, config agentapi.BootConfig, watch *stopwatch)
 		watch.done("private disk")
 	}
 	all := candidates(known{
-		configured: config.Stack, detaches: config.Detaches, committed: records.committed, attempts: records.attempts, flight: records.flight,
+		configured: config.Stack, detaches: config.Detaches, committed: records.committed,
+		attempts: records.attempts, flight: records.flight,
 		trial: trialOf(readCommandLine()),
 	})
 	chosen, err := choose(ctx, all)
@@ -241,7 +242,8 @@ func assembleRoot(ctx context.Context, chosen opened, configured release.Stack) 
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return err
 	}
-	root := mounts.Root{Layers: chosen.layers, Base: len(chosen.stack.OfBase()), Private: mounts.PrivateDir, Modules: modules, Kernel: kernel}
+	root := mounts.Root{Layers: chosen.layers, Base: len(chosen.stack.OfBase()), Private: mounts.PrivateDir,
+		Modules: modules, Kernel: kernel}
 	if err := mounts.AssembleRoot(ctx, newRoot, root); err != nil {
 		return err
 	}

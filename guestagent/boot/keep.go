@@ -22,8 +22,8 @@ const maxKept = 1 << 20
 // WriteKept records the patterns of etcmerge.Carrier.Keep.
 func WriteKept(patterns []string) error { return writeKept(mounts.StateDir, patterns) }
 
-// Kept returns the patterns that WriteKept recorded last, and those of the files that the VM's configuration owns, which
-// follow no release (package configure).
+// Kept returns the patterns that WriteKept recorded last, and those of the files that the VM's
+// configuration owns, which follow no release (package configure).
 func Kept() ([]string, error) { return kept(mounts.StateDir) }
 
 func kept(directory string) ([]string, error) {

@@ -43,7 +43,8 @@ func TestFilesOfTheConfigurationAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	record := filepath.Join(directory, configure.Directory, "record.json")
-	if err := os.WriteFile(record, []byte(`{"entries":{"/etc/motd":{"is":{}},"/srv/x":{"is":{}}}}`), 0o600); err != nil {
+	if err := os.WriteFile(record,
+		[]byte(`{"entries":{"/etc/motd":{"is":{}},"/srv/x":{"is":{}}}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := kept(directory); err != nil || !slices.Equal(all, []string{"/etc/ssh/*", "/etc/motd"}) {

@@ -15,11 +15,12 @@ func TestAuthorizedKeysKeepTheUsersLines(t *testing.T) {
 		keys     []string
 		want     string
 	}{
-		"no file":                  {"", []string{"k1"}, block},
-		"no file and no keys":      {"", nil, ""},
-		"a user's file":            {"mine\n", []string{"k1"}, "mine\n" + block},
-		"no newline at the end":    {"mine", []string{"k1"}, "mine\n" + block},
-		"the block changes":        {"a\n" + keysBegin + "\nold\n" + keysEnd + "\nb\n", []string{"k1"}, "a\n" + block + "b\n"},
+		"no file":               {"", []string{"k1"}, block},
+		"no file and no keys":   {"", nil, ""},
+		"a user's file":         {"mine\n", []string{"k1"}, "mine\n" + block},
+		"no newline at the end": {"mine", []string{"k1"}, "mine\n" + block},
+		"the block changes": {"a\n" + keysBegin + "\nold\n" + keysEnd + "\nb\n",
+			[]string{"k1"}, "a\n" + block + "b\n"},
 		"the block goes":           {"a\n" + block + "b\n", nil, "a\nb\n"},
 		"a user's file, no keys":   {"mine", nil, "mine"},
 		"a block without its end":  {keysBegin + "\nmine\n", []string{"k1"}, block + "mine\n"},
@@ -42,7 +43,8 @@ func TestAuthorizedKeysMergeTwiceIsMergeOnce(t *testing.T) {
 		if twice := mergeAuthorizedKeys(once, keys); !bytes.Equal(once, twice) {
 			t.Fatalf("once %q, twice %q", once, twice)
 		}
-		if gone := mergeAuthorizedKeys(once, nil); strings.TrimRight(string(gone), "\n") != strings.TrimRight(string(existing), "\n") {
+		if gone := mergeAuthorizedKeys(once, nil); strings.TrimRight(string(gone),
+			"\n") != strings.TrimRight(string(existing), "\n") {
 			t.Fatalf("the user had %q and keeps %q", existing, gone)
 		}
 	})

@@ -63,7 +63,8 @@ func (l lowerTree) probe() (err error) {
 		return fmt.Errorf("open tree: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(root)) }()
-	fd, err := unix.Openat2(root, initPath, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := unix.Openat2(root, initPath,
+		&unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return fmt.Errorf("open %s: %w", initPath, err)
 	}
@@ -91,7 +92,8 @@ func (l lowerTree) run(ctx context.Context, tool string, arguments ...string) er
 		}
 	}
 	if path == "" {
-		return fmt.Errorf("run %s: the stack has none: add its package to the base (Debian: e2fsprogs): %w", tool, fs.ErrNotExist)
+		return fmt.Errorf("run %s: the stack has none: add its package to the base (Debian: e2fsprogs): %w", tool,
+			fs.ErrNotExist)
 	}
 	for _, name := range lowerBinds {
 		if err := bindOnce("/"+name, filepath.Join(string(l), name)); err != nil {

@@ -38,7 +38,8 @@ func systemWith(t *testing.T, files map[string]string) string {
 // Whoever asks the C library for a name is answered in every base, and network-online.target means that there is an
 // address.
 func TestTheNetworkOfEveryBase(t *testing.T) {
-	const networkd, online, resolved = "usr/lib/systemd/systemd-networkd", "usr/lib/systemd/systemd-networkd-wait-online", "usr/lib/systemd/systemd-resolved"
+	const networkd, online, resolved = "usr/lib/systemd/systemd-networkd",
+		"usr/lib/systemd/systemd-networkd-wait-online", "usr/lib/systemd/systemd-resolved"
 	const stub = "../run/systemd/resolve/stub-resolv.conf"
 	plain := map[string]string{networkd: "", online: ""}
 	with := func(more map[string]string) map[string]string {
@@ -56,15 +57,21 @@ func TestTheNetworkOfEveryBase(t *testing.T) {
 		"with resolved":  {with(map[string]string{resolved: ""}), stub, "", "networkd resolved online"},
 		"a link to resolved, which is not there": {with(map[string]string{"etc/resolv.conf": "->" + stub}), stub,
 			"/run/systemd/resolve/stub-resolv.conf", "networkd resolver online"},
-		"resolved comes with a later release": {with(map[string]string{resolved: "", "etc/resolv.conf": "->../run/sharedos/resolv.conf"}), stub, "",
+		"resolved comes with a later release": {with(map[string]string{resolved: "",
+			"etc/resolv.conf": "->../run/sharedos/resolv.conf"}), stub, "",
 			"networkd resolved online"},
-		"a later boot": {with(map[string]string{"etc/resolv.conf": "->/run/sharedos/resolv.conf"}), "/run/sharedos/resolv.conf",
+		"a later boot": {with(map[string]string{"etc/resolv.conf": "->/run/sharedos/resolv.conf"}),
+			"/run/sharedos/resolv.conf",
 			"/run/sharedos/resolv.conf", "networkd resolver online"},
-		"a file of its own":      {with(map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1"}), "", "", "networkd online"},
-		"a link of its own":      {with(map[string]string{"etc/resolv.conf": "->own.conf"}), "own.conf", "", "networkd online"},
-		"without wait-online":    {map[string]string{networkd: ""}, "../run/sharedos/resolv.conf", "/run/sharedos/resolv.conf", "networkd resolver"},
-		"NetworkManager":         {with(map[string]string{"usr/sbin/NetworkManager": ""}), "", "", ""},
-		"ifupdown":               {with(map[string]string{"etc/network/interfaces": "iface eth0 inet dhcp"}), "", "", ""},
+		"a file of its own": {with(map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1"}),
+			"", "", "networkd online"},
+		"a link of its own": {with(map[string]string{"etc/resolv.conf": "->own.conf"}),
+			"own.conf", "", "networkd online"},
+		"without wait-online": {map[string]string{networkd: ""}, "../run/sharedos/resolv.conf",
+			"/run/sharedos/resolv.conf", "networkd resolver"},
+		"NetworkManager": {with(map[string]string{"usr/sbin/NetworkManager": ""}), "", "", ""},
+		"ifupdown": {with(map[string]string{"etc/network/interfaces": "iface eth0 inet dhcp"}), "", "",
+			""},
 		"nothing for a network":  {nil, "", "", ""},
 		"no interface in the VM": {plain, "../run/sharedos/resolv.conf", "/run/sharedos/resolv.conf", "networkd resolver"},
 	} {
@@ -80,7 +87,8 @@ func TestTheNetworkOfEveryBase(t *testing.T) {
 			var wants []string
 			for _, link := range links {
 				short := map[string]string{
-					"multi-user.target systemd-networkd.service": "networkd", "multi-user.target systemd-resolved.service": "resolved",
+					"multi-user.target systemd-networkd.service":                 "networkd",
+					"multi-user.target systemd-resolved.service":                 "resolved",
 					"systemd-networkd.service sharedos-resolver.path":            "resolver",
 					"network-online.target systemd-networkd-wait-online.service": "online",
 				}[link.target+" "+link.unit]
@@ -90,10 +98,12 @@ func TestTheNetworkOfEveryBase(t *testing.T) {
 				t.Errorf("it wants %q, want %q", got, c.wants)
 			}
 			text := strings.Join(slices.Collect(maps.Values(files)), "\n")
-			if got := strings.Contains(text, "resolver "+c.writes+"\n"); c.writes != "" && !got || c.writes == "" && strings.Contains(text, " resolver ") {
+			if got := strings.Contains(text, "resolver "+c.writes+"\n"); c.writes != "" && !got ||
+				c.writes == "" && strings.Contains(text, " resolver ") {
 				t.Errorf("its units are\n%s", text)
 			}
-			if c.writes != "" && strings.Contains(c.wants, "online") && strings.Count(text, "resolver "+c.writes+"\n") != 2 {
+			if c.writes != "" && strings.Contains(c.wants, "online") &&
+				strings.Count(text, "resolver "+c.writes+"\n") != 2 {
 				t.Errorf("network-online.target does not wait for the name servers:\n%s", text)
 			}
 		})
@@ -128,7 +138,8 @@ func TestANetworkInterfaceIsKnownBeforeItsDriver(t *testing.T) {
 // Networks are for the manager that the base has, and count at boots until the guest is configured for the first time.
 func TestNetworksOfTheFirstBoot(t *testing.T) {
 	const networkd, nm = "usr/lib/systemd/systemd-networkd", "usr/sbin/NetworkManager"
-	const own, keyfile = "systemd/network/05-sharedos-lan.network", "NetworkManager/system-connections/sharedos-lan.nmconnection"
+	const own, keyfile = "systemd/network/05-sharedos-lan.network",
+		"NetworkManager/system-connections/sharedos-lan.nmconnection"
 	lan := map[string]guestconfig.Network{"lan": {MAC: "52:54:00:00:00:01", Addresses: []string{"192.0.2.10/24"}}}
 	for name, c := range map[string]struct {
 		files    map[string]string
@@ -139,14 +150,19 @@ func TestNetworksOfTheFirstBoot(t *testing.T) {
 		instead    string
 		want       string
 	}{
-		"networkd":             {files: map[string]string{networkd: ""}, networks: lan, manager: guestconfig.Networkd, want: own},
-		"NetworkManager":       {files: map[string]string{nm: ""}, networks: lan, manager: guestconfig.NetworkManager, want: keyfile},
-		"both":                 {files: map[string]string{networkd: "", nm: ""}, networks: lan, manager: guestconfig.NetworkManager, want: keyfile},
+		"networkd": {files: map[string]string{networkd: ""}, networks: lan,
+			manager: guestconfig.Networkd, want: own},
+		"NetworkManager": {files: map[string]string{nm: ""}, networks: lan,
+			manager: guestconfig.NetworkManager, want: keyfile},
+		"both": {files: map[string]string{networkd: "", nm: ""}, networks: lan,
+			manager: guestconfig.NetworkManager, want: keyfile},
 		"netplan and networkd": {files: map[string]string{networkd: "", "etc/netplan/a.yaml": ""}, networks: lan, manager: guestconfig.Networkd, want: own},
-		"ifupdown":             {files: map[string]string{networkd: "", "etc/network/interfaces": "iface eth0 inet dhcp\n"}, networks: lan, instead: "ifupdown"},
-		"nothing":              {networks: lan},
-		"no networks":          {files: map[string]string{networkd: ""}, manager: guestconfig.Networkd},
-		"a later boot":         {files: map[string]string{networkd: ""}, networks: lan, configured: true, manager: guestconfig.Networkd},
+		"ifupdown": {files: map[string]string{networkd: "",
+			"etc/network/interfaces": "iface eth0 inet dhcp\n"}, networks: lan, instead: "ifupdown"},
+		"nothing":     {networks: lan},
+		"no networks": {files: map[string]string{networkd: ""}, manager: guestconfig.Networkd},
+		"a later boot": {files: map[string]string{networkd: ""}, networks: lan, configured: true,
+			manager: guestconfig.Networkd},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, run, state := systemWith(t, c.files), t.TempDir(), t.TempDir()
@@ -160,7 +176,8 @@ func TestNetworksOfTheFirstBoot(t *testing.T) {
 				t.Fatal(err)
 			}
 			found, err := filepath.Glob(filepath.Join(run, "*/*/*"))
-			if err != nil || len(found) > 0 != (c.want != "") || len(found) > 0 && found[0] != filepath.Join(run, c.want) {
+			if err != nil || len(found) > 0 != (c.want != "") ||
+				len(found) > 0 && found[0] != filepath.Join(run, c.want) {
 				t.Fatalf("it has %v, %v", found, err)
 			}
 			if c.want == keyfile {
@@ -170,7 +187,8 @@ func TestNetworksOfTheFirstBoot(t *testing.T) {
 			}
 		})
 	}
-	if err := installNetworks(systemWith(t, map[string]string{networkd: ""}), t.TempDir(), t.TempDir(), map[string]guestconfig.Network{"../x": lan["lan"]}); err == nil {
+	if err := installNetworks(systemWith(t, map[string]string{networkd: ""}), t.TempDir(), t.TempDir(),
+		map[string]guestconfig.Network{"../x": lan["lan"]}); err == nil {
 		t.Error("a network with a path is written")
 	}
 }

@@ -61,7 +61,8 @@ func assembleNext(ctx context.Context, record BootRecord, f *journal.Record, sta
 	}
 	// The current /usr has the running kernel's modules, whether or not the stack has them.
 	root := mounts.Root{
-		Layers: layers, Base: len(stack.OfBase()), Private: mounts.PrivateDir, Work: otherWork(record.Work), Modules: "/usr", Kernel: kernel,
+		Layers: layers, Base: len(stack.OfBase()), Private: mounts.PrivateDir, Work: otherWork(record.Work),
+		Modules: "/usr", Kernel: kernel,
 	}
 	if err := mounts.AssembleNext(ctx, root); err != nil {
 		return record, err

@@ -94,7 +94,8 @@ func GrowPrivate(size int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, unix.Close(directory)) }()
 	blocks := uint64(size / copyBlock)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(directory), ext4ResizeFS, uintptr(unsafe.Pointer(&blocks))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(directory), ext4ResizeFS,
+		uintptr(unsafe.Pointer(&blocks))); errno != 0 {
 		return fmt.Errorf("grow private disk to %d bytes: %w", size, errno)
 	}
 	return nil

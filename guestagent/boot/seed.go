@@ -39,8 +39,9 @@ const (
 // kept. A path that exists is never touched. A path that an earlier stack brought and that is gone was deleted
 // here, and does not come back. lower is the tree of the stack: the same stack twice is no work.
 //
-// It is for a new disk. Later a carry brings what a stack adds, if there is a baseline to compare the stack with. If
-// there is none, Seed adds new paths where the VM uses nothing (etcmerge.Seeding); files of CarriedByOS are not its then.
+// It is for a new disk. Later a carry brings what a stack adds, if there is a baseline to compare
+// the stack with. If there is none, Seed adds new paths where the VM uses nothing
+// (etcmerge.Seeding); files of CarriedByOS are not its then.
 //
 // Cut off anywhere, it can be called again: a path appears whole or not at all.
 func Seed(lower, private string, stack release.Stack) (added int, err error) {
@@ -51,7 +52,8 @@ func Seed(lower, private string, stack release.Stack) (added int, err error) {
 	if stack.HasKey(seeded.stackKey) {
 		return 0, nil
 	}
-	s := seeder{offered: seeded.paths, before: maps.Clone(seeded.paths), durable: seeded.stackKey != "", later: seeded.stackKey != ""}
+	s := seeder{offered: seeded.paths, before: maps.Clone(seeded.paths), durable: seeded.stackKey != "",
+		later: seeded.stackKey != ""}
 	s.rule.Delivered = func(directory string) (bool, error) { return s.delivered(private, directory) }
 	for _, tree := range mounts.PrivateTrees {
 		s.links = map[inode]string{}
@@ -324,7 +326,8 @@ func (s *seeder) copyContent(from int, name string, to int, size int64) (err err
 	}
 	source := os.NewFile(uintptr(in), name)
 	defer func() { err = errors.Join(err, source.Close()) }()
-	out, err := unix.Openat(to, seedTemporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	out, err := unix.Openat(to, seedTemporary,
+		unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -352,7 +355,8 @@ func copyMetadata(source, directory int, name string, stat unix.Stat_t) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(target)) }()
-	if err := unix.Fchownat(target, "", int(stat.Uid), int(stat.Gid), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fchownat(target, "", int(stat.Uid), int(stat.Gid),
+		unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("owner: %w", err)
 	}
 	link := stat.Mode&unix.S_IFMT == unix.S_IFLNK

@@ -117,10 +117,12 @@ func installService(executable, privateNode string) error {
 		nextRootUnit: nextRootService,
 		"run-sharedos-layers-.mount.d/50-sharedos.conf": layerDropIn,
 		"usr-lib-modules-.mount.d/50-sharedos.conf":     layerDropIn,
-		"run-sharedos-private.mount":                    mountUnit("Private disk", privateNode, mounts.PrivateDir, "ext4", privateOptions),
+		"run-sharedos-private.mount": mountUnit("Private disk", privateNode,
+			mounts.PrivateDir, "ext4", privateOptions),
 	}
 	for _, tree := range mounts.PrivateTrees {
-		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path, filepath.Join(mounts.PrivateDir, tree.Name),
+		files[tree.Path+".mount"] = mountUnit("Private disk at /"+tree.Path,
+			filepath.Join(mounts.PrivateDir, tree.Name),
 			"/"+tree.Path, "none", "bind")
 	}
 	for name, content := range files {
@@ -157,7 +159,9 @@ const networkTimeout = 60
 // onlineDropIn makes network-online.target wait for an address of one interface, and for the name servers. With more
 // than one interface, some may never get an address.
 func onlineDropIn(resolver string) string {
-	text := fmt.Sprintf("[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=%d\n", networkTimeout)
+	text := fmt.Sprintf(
+		"[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=%d\n",
+		networkTimeout)
 	if resolver != "" {
 		text += "ExecStartPost=" + mounts.AgentBinary + " resolver " + resolver + "\n"
 	}
@@ -255,8 +259,8 @@ func otherNetwork(root string) string {
 	return ""
 }
 
-// NetworkManagerOf returns the manager whose files of networks the system at root reads. If that is none that the agent can write
-// files for, instead says what configures the network, "" if nothing does.
+// NetworkManagerOf returns the manager whose files of networks the system at root reads. If that is none
+// that the agent can write files for, instead says what configures the network, "" if nothing does.
 func NetworkManagerOf(root string) (manager guestconfig.Manager, instead string) {
 	other := otherNetwork(root)
 	if other == "netplan" { // it has one of the two carry its files out
@@ -270,8 +274,8 @@ func NetworkManagerOf(root string) (manager guestconfig.Manager, instead string)
 	return guestconfig.NoManager, other
 }
 
-// installNetworks writes files of networks for the manager of the system at root, which last until the next boot, below run. They
-// count until the system takes on its configuration for the first time: then the files are below /etc.
+// installNetworks writes files of networks for the manager of the system at root, which last until the next boot,
+// below run. They count until the system takes on its configuration for the first time: then the files are below /etc.
 func installNetworks(root, run, stateDirectory string, networks map[string]guestconfig.Network) error {
 	if len(networks) == 0 {
 		return nil

@@ -32,7 +32,8 @@ type application struct {
 }
 
 // apply carries the plan out, and takes it back if a step or a health check fails.
-func (c *Configurator) apply(ctx context.Context, at *place, record *Record, p *plan, request *agentapi.ConfigureRequest) ([]*agentapi.UnitRestart, error) {
+func (c *Configurator) apply(ctx context.Context, at *place, record *Record, p *plan,
+	request *agentapi.ConfigureRequest) ([]*agentapi.UnitRestart, error) {
 	a := &application{Configurator: c, at: at, plan: p, secrets: request.GetSecrets(), request: request}
 	if err := a.secrets.Check(p.document); err != nil {
 		return nil, err
@@ -72,7 +73,8 @@ func (a *application) begin(record *Record) error {
 		return err
 	}
 	a.open = &attempt{
-		From: record.ID, To: a.plan.next.ID, Units: map[string]unit{}, Accounts: a.plan.newAccounts, Sysctl: a.plan.previous,
+		From: record.ID, To: a.plan.next.ID, Units: map[string]unit{},
+		Accounts: a.plan.newAccounts, Sysctl: a.plan.previous,
 	}
 	if a.plan.swap != nil {
 		a.open.Swap, a.open.Units[guestconfig.SwapUnit] = a.plan.swap, unit{Active: a.plan.swap.active}
@@ -221,7 +223,8 @@ func (a *application) files(ctx context.Context) error {
 	return nil
 }
 
-// checkNumbers checks that accounts have the numbers that are configured: systemd-sysusers chooses another for one that is taken.
+// checkNumbers checks that accounts have the numbers that are configured: systemd-sysusers chooses
+// another for one that is taken.
 func (a *application) checkNumbers() error {
 	for _, name := range a.plan.newAccounts {
 		want := a.plan.document.Users[name].UID
@@ -233,7 +236,8 @@ func (a *application) checkNumbers() error {
 			return err
 		}
 		if !found || is != *want {
-			return fmt.Errorf("users: %s: uid: the guest does not give it the number %d, which is taken: choose another", name, *want)
+			return fmt.Errorf(
+				"users: %s: uid: the guest does not give it the number %d, which is taken: choose another", name, *want)
 		}
 	}
 	return nil
@@ -444,8 +448,8 @@ func (a *application) settle(ctx context.Context, checks []*agentapi.HealthCheck
 	}
 }
 
-// removeAccounts removes accounts that are not configured any more. It comes last: an account that is made again may get another
-// number.
+// removeAccounts removes accounts that are not configured any more. It comes last: an account that
+// is made again may get another number.
 func (a *application) removeAccounts(ctx context.Context) error {
 	for _, name := range a.plan.goneAccounts {
 		if err := a.Units.RemoveAccount(ctx, name); err != nil {
@@ -486,7 +490,8 @@ func (a *application) finish(record *Record) error {
 			return err
 		}
 		if gone {
-			next.Directories = slices.DeleteFunc(next.Directories, func(other string) bool { return other == directory })
+			next.Directories = slices.DeleteFunc(next.Directories,
+				func(other string) bool { return other == directory })
 		}
 	}
 	if err := a.records().commit(next); err != nil {
@@ -496,9 +501,9 @@ func (a *application) finish(record *Record) error {
 	return nil
 }
 
-// takeBack undoes an attempt. Whatever fails does not keep the rest from being undone. The attempt stays on the disk until
-// all of it is undone. A unit that does not run again and a kernel parameter that is gone are told, as ErrTakenBack, and do not
-// keep the attempt: nothing else could be configured as long as they last.
+// takeBack undoes an attempt. Whatever fails does not keep the rest from being undone. The attempt stays on
+// the disk until all of it is undone. A unit that does not run again and a kernel parameter that is gone are
+// told, as ErrTakenBack, and do not keep the attempt: nothing else could be configured as long as they last.
 func (c *Configurator) takeBack(ctx context.Context, open *attempt, record *Record) error {
 	at, err := openPlace(c.Root)
 	if err != nil {

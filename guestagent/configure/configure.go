@@ -24,11 +24,11 @@ var (
 	ErrBusy = errors.New("a configuration is being taken on")
 	// ErrImpact means that nothing was changed, because more would be interrupted than the host allows.
 	ErrImpact = errors.New("the impact is larger than allowed")
-	// ErrTakenBack means that a step or a health check failed, and that files, links and accounts are as before. The error names
-	// units that do not run again, and kernel parameters that are gone.
+	// ErrTakenBack means that a step or a health check failed, and that files, links and accounts are
+	// as before. The error names units that do not run again, and kernel parameters that are gone.
 	ErrTakenBack = errors.New("the configuration was taken back")
-	// ErrUnfinished means that an attempt failed and could not be taken back entirely. The next call that is more than a question,
-	// or the next start of the agent, tries that again.
+	// ErrUnfinished means that an attempt failed and could not be taken back entirely. The next
+	// call that is more than a question, or the next start of the agent, tries that again.
 	ErrUnfinished = errors.New("the configuration could not be taken back entirely")
 )
 
@@ -44,7 +44,8 @@ const (
 // Engine is what refreshes the VM: refresh.Engine.
 type Engine interface {
 	// AssessFiles tells what uses files that differ, and what systemd knows of these units.
-	AssessFiles(ctx context.Context, changes *impact.Changes, policy *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error)
+	AssessFiles(ctx context.Context, changes *impact.Changes, policy *agentapi.UnitPolicy) (*impact.Assessment,
+		map[string]impact.Unit, error)
 	// Yield keeps refreshes from starting until stay is called. It is an error while one is in flight.
 	Yield() (stay func(), err error)
 }
@@ -52,7 +53,8 @@ type Engine interface {
 // Units is systemd.
 type Units interface {
 	Reload(ctx context.Context) error
-	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error)
+	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string,
+		after map[string][]string, err error)
 	Restart(ctx context.Context, unit string) (time.Duration, error)
 	Restore(ctx context.Context, unit string) (time.Duration, error)
 	ReloadUnit(ctx context.Context, unit string) error
@@ -144,7 +146,8 @@ func (c *Configurator) settled() error {
 	if err != nil || open == nil || record.ID == open.To {
 		return err
 	}
-	return fmt.Errorf("%w: what a change interrupts can be told afterwards; the next apply takes it back first", ErrUnfinished)
+	return fmt.Errorf("%w: what a change interrupts can be told afterwards; the next apply takes it back first",
+		ErrUnfinished)
 }
 
 // openAttempt returns the attempt that has not ended, nil if there is none, and the record.
@@ -168,8 +171,8 @@ func (c *Configurator) Hold() (release func(), err error) {
 	return c.mutex.Unlock, nil
 }
 
-// Configuration returns what the system was given last, and what of it was changed since. While a configuration is taken
-// on, it does not say what was changed.
+// Configuration returns what the system was given last, and what of it was changed since. While a
+// configuration is taken on, it does not say what was changed.
 func (c *Configurator) Configuration(ctx context.Context) (*agentapi.ConfigurationResponse, error) {
 	record, err := c.records().read()
 	if err != nil {
@@ -196,7 +199,8 @@ func (c *Configurator) Configuration(ctx context.Context) (*agentapi.Configurati
 
 // Configure implements agentapi.AgentService. It goes on if its caller goes away: half a configuration is in no one's
 // interest.
-func (c *Configurator) Configure(ctx context.Context, request *agentapi.ConfigureRequest) (_ *agentapi.ConfigureResponse, err error) {
+func (c *Configurator) Configure(ctx context.Context,
+	request *agentapi.ConfigureRequest) (_ *agentapi.ConfigureResponse, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyLimit)
 	defer cancel()
 	document, err := guestconfig.Decode(request.GetDocument())

@@ -42,7 +42,8 @@ func TestAFileIsWrittenChangedAndRemoved(t *testing.T) {
 	s := newSystem(t)
 	before := s.all()
 	deep := "/srv/www/a/index.html"
-	s.mustGive(files(map[string]guestconfig.File{motd: file("one"), deep: {Content: []byte("page"), Mode: 0o600, Owner: "root", Group: "root"}}))
+	s.mustGive(files(map[string]guestconfig.File{motd: file("one"),
+		deep: {Content: []byte("page"), Mode: 0o600, Owner: "root", Group: "root"}}))
 	if s.has(motd) != "one" || s.has(deep) != "page" {
 		t.Fatalf("it has\n%s", s.all())
 	}
@@ -67,7 +68,8 @@ func TestAFileOfSomebodyElseIsRefused(t *testing.T) {
 	s.write(motd, "mine")
 	before := s.all()
 	_, err := s.give(files(map[string]guestconfig.File{motd: file("mine"), "/etc/other": file("x")}))
-	if !errors.Is(err, configure.ErrRefused) || !strings.Contains(err.Error(), motd) || s.all() != before || s.id() != "" {
+	if !errors.Is(err, configure.ErrRefused) || !strings.Contains(err.Error(), motd) ||
+		s.all() != before || s.id() != "" {
 		t.Errorf("%v\n%s", err, s.all())
 	}
 }
@@ -101,7 +103,8 @@ func TestAFileOfTheStackThatWasChangedIsRefused(t *testing.T) {
 	s := newSystem(t)
 	s.stack["etc/motd"] = "stock"
 	s.write(motd, "changed")
-	if _, err := s.give(files(map[string]guestconfig.File{motd: file("ours")})); !errors.Is(err, configure.ErrRefused) || s.has(motd) != "changed" {
+	if _, err := s.give(files(map[string]guestconfig.File{motd: file("ours")})); !errors.Is(err,
+		configure.ErrRefused) || s.has(motd) != "changed" {
 		t.Errorf("%v, it has %q", err, s.has(motd))
 	}
 }
@@ -124,7 +127,8 @@ func TestWhatSomebodyChangedIsToldAndOverwrittenOnlyOnRequest(t *testing.T) {
 	}{
 		"content": {func(s *system) { s.write(motd, "mine") }, "content"},
 		"gone":    {func(s *system) { must(s.t, os.Remove(filepath.Join(s.root, motd))) }, "gone"},
-		"mode":    {func(s *system) { must(s.t, os.Chmod(filepath.Join(s.root, motd), 0o666)) }, "mode is 0666 instead of 0644"},
+		"mode": {func(s *system) { must(s.t, os.Chmod(filepath.Join(s.root, motd), 0o666)) },
+			"mode is 0666 instead of 0644"},
 		"a link": {func(s *system) {
 			must(s.t, os.Remove(filepath.Join(s.root, motd)))
 			must(s.t, os.Symlink("/etc/passwd", filepath.Join(s.root, motd)))
@@ -149,7 +153,8 @@ func TestWhatSomebodyChangedIsToldAndOverwrittenOnlyOnRequest(t *testing.T) {
 				before := s.all()
 				_, err := s.give(wanted)
 				// Nothing is lost where a file is gone.
-				if refused := errors.Is(err, configure.ErrRefused); refused == (name == "gone") || refused && s.all() != before {
+				if refused := errors.Is(err, configure.ErrRefused); refused == (name == "gone") ||
+					refused && s.all() != before {
 					t.Errorf("it is %v", err)
 				}
 				s.mustGive(wanted, overwriting(motd))
@@ -180,7 +185,8 @@ func TestASecretIsInItsFileAlone(t *testing.T) {
 	s := newSystem(t)
 	const secret = "correct horse battery staple"
 	at := func(version int64) func(d *guestconfig.Document) {
-		return files(map[string]guestconfig.File{"/etc/key": {Secret: true, SecretVersion: version, Mode: 0o600, Owner: "root", Group: "root"}})
+		return files(map[string]guestconfig.File{"/etc/key": {Secret: true, SecretVersion: version, Mode: 0o600,
+			Owner: "root", Group: "root"}})
 	}
 	with := func(secret string) func(*agentapi.ConfigureRequest) {
 		return func(r *agentapi.ConfigureRequest) { r.Secrets = map[string][]byte{"/etc/key": []byte(secret)} }
@@ -235,7 +241,8 @@ func TestAUnitIsMadeEnabledStartedChangedAndRemoved(t *testing.T) {
 	own := guestconfig.Unit{Content: pointer(service), Enabled: pointer(true), Started: pointer(true)}
 	answer := s.mustGive(unit("a.service", own))
 	s.mustHaveDone("reload systemd", "enable a.service", "start a.service")
-	if starts := answer.GetImpact().GetStarts(); len(starts) != 1 || starts[0].GetUnit() != "a.service" || answer.GetImpact().GetLevel() != agentapi.Level_NONE {
+	if starts := answer.GetImpact().GetStarts(); len(starts) != 1 || starts[0].GetUnit() != "a.service" ||
+		answer.GetImpact().GetLevel() != agentapi.Level_NONE {
 		t.Errorf("the impact is %v", answer.GetImpact())
 	}
 	s.mustGive(unit("a.service", own))
@@ -243,8 +250,10 @@ func TestAUnitIsMadeEnabledStartedChangedAndRemoved(t *testing.T) {
 	own.DropIns = map[string]string{"more.conf": "[Service]\nNice=5\n"}
 	answer = s.mustGive(unit("a.service", own))
 	s.mustHaveDone("reload systemd", "restart a.service")
-	if units := answer.GetImpact().GetUnits(); answer.GetImpact().GetLevel() != agentapi.Level_RESTART || len(units) != 1 || units[0].GetUnit() != "a.service" ||
-		!slices.Contains(units[0].GetPaths(), "/etc/systemd/system/a.service.d/more.conf") || len(answer.GetRestarts()) != 1 {
+	if units := answer.GetImpact().GetUnits(); answer.GetImpact().GetLevel() != agentapi.Level_RESTART ||
+		len(units) != 1 || units[0].GetUnit() != "a.service" ||
+		!slices.Contains(units[0].GetPaths(), "/etc/systemd/system/a.service.d/more.conf") ||
+		len(answer.GetRestarts()) != 1 {
 		t.Errorf("the impact is %v", answer)
 	}
 	s.mustGive(nothing)
@@ -255,16 +264,20 @@ func TestAUnitIsMadeEnabledStartedChangedAndRemoved(t *testing.T) {
 }
 
 func TestAUnitOfTheStackIsAsItWasAfterwards(t *testing.T) {
-	for name, test := range map[string]struct{ enabled, active bool }{"it ran": {true, true}, "it did not": {false, false}} {
+	for name, test := range map[string]struct{ enabled, active bool }{"it ran": {true, true},
+		"it did not": {false, false}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t)
 			s.write("usr/lib/systemd/system/a.service", service)
 			s.enabled["a.service"], s.active["a.service"] = test.enabled, test.active
-			s.mustGive(unit("a.service", guestconfig.Unit{Enabled: pointer(!test.enabled), Started: pointer(!test.active)}))
+			s.mustGive(unit("a.service",
+				guestconfig.Unit{Enabled: pointer(!test.enabled), Started: pointer(!test.active)}))
 			if s.enabled["a.service"] == test.enabled || s.active["a.service"] == test.active {
 				t.Fatalf("it did %v", s.did)
 			}
-			s.mustGive(unit("a.service", guestconfig.Unit{Enabled: pointer(!test.enabled), Started: pointer(!test.active), DropIns: map[string]string{"a.conf": "x"}}))
+			s.mustGive(unit("a.service",
+				guestconfig.Unit{Enabled: pointer(!test.enabled), Started: pointer(!test.active),
+					DropIns: map[string]string{"a.conf": "x"}}))
 			s.mustGive(nothing)
 			if s.enabled["a.service"] != test.enabled || s.active["a.service"] != test.active {
 				t.Errorf("it did %v", s.did)
@@ -275,7 +288,8 @@ func TestAUnitOfTheStackIsAsItWasAfterwards(t *testing.T) {
 
 func TestAUnitThatSomebodyStoppedOrDisabledIsTold(t *testing.T) {
 	s := newSystem(t)
-	own := unit("a.service", guestconfig.Unit{Content: pointer(service), Enabled: pointer(true), Started: pointer(true)})
+	own := unit("a.service",
+		guestconfig.Unit{Content: pointer(service), Enabled: pointer(true), Started: pointer(true)})
 	s.mustGive(own)
 	s.enabled["a.service"] = false
 	if why := s.drift()["a.service"]; why != "it was disabled" {
@@ -310,7 +324,8 @@ func TestWhatSomebodyChangedOfSettingsAndUsersIsTold(t *testing.T) {
 	const keys = "/home/alice/.ssh/authorized_keys"
 	own := func(d *guestconfig.Document) {
 		d.Sysctl = map[string]string{"vm.swappiness": "10"}
-		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}}}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh",
+			AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}}}
 	}
 	for name, test := range map[string]struct {
 		change func(s *system)
@@ -338,7 +353,8 @@ func TestWhatSomebodyChangedOfSettingsAndUsersIsTold(t *testing.T) {
 				t.Errorf("it is %v", err)
 			}
 			s.mustGive(own, overwriting(test.at))
-			if drift := s.drift(); len(drift) != 0 || s.has("proc/sys/vm/swappiness") != "10\n" || !strings.Contains(s.has(keys), "AAAA") {
+			if drift := s.drift(); len(drift) != 0 || s.has("proc/sys/vm/swappiness") != "10\n" ||
+				!strings.Contains(s.has(keys), "AAAA") {
 				t.Errorf("it tells %v and has\n%s", drift, s.all())
 			}
 		})
@@ -372,10 +388,13 @@ func TestOnlyUnitsThatUseAFileAreInterrupted(t *testing.T) {
 		return files(map[string]guestconfig.File{"/etc/app.conf": one})
 	}
 	assessed := s.mustGive(with("1"), func(r *agentapi.ConfigureRequest) { r.AssessOnly = true })
-	if s.has("etc/app.conf") != "" || assessed.GetImpact().GetLevel() != agentapi.Level_RESTART || len(assessed.GetImpact().GetUnits()) != 2 {
+	if s.has("etc/app.conf") != "" || assessed.GetImpact().GetLevel() != agentapi.Level_RESTART ||
+		len(assessed.GetImpact().GetUnits()) != 2 {
 		t.Errorf("assessed %v", assessed)
 	}
-	if _, err := s.give(with("1"), func(r *agentapi.ConfigureRequest) { r.MaxImpact = agentapi.Level_RELOAD }); !errors.Is(err, configure.ErrImpact) || s.has("etc/app.conf") != "" {
+	if _, err := s.give(with("1"),
+		func(r *agentapi.ConfigureRequest) { r.MaxImpact = agentapi.Level_RELOAD }); !errors.Is(err,
+		configure.ErrImpact) || s.has("etc/app.conf") != "" {
 		t.Errorf("more than is allowed: %v", err)
 	}
 	s.mustGive(with("1"))
@@ -402,10 +421,12 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 			"a.service": {Content: pointer(service + "# 2\n"), Enabled: pointer(true), Started: pointer(true)},
 			"b.service": {Content: pointer(service), Enabled: pointer(true), Started: pointer(true)},
 		}
-		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh",
+			AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}}
 		d.Sysctl = map[string]string{"vm.swappiness": "20"}
 		d.TimeZone = "Europe/Berlin"
-		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.2/24"), "wan": static(wan, "203.0.113.2/24")}
+		d.Networks = map[string]guestconfig.Network{"lan": static(lan, "192.0.2.2/24"),
+			"wan": static(wan, "203.0.113.2/24")}
 		d.Swap = 2 << 20
 	}
 	start := func(t *testing.T) *system {
@@ -433,12 +454,14 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 			}
 		}
 		if s.active["b.service"] || s.enabled["b.service"] || len(s.drift()) != 0 {
-			t.Errorf("b.service: active %t, enabled %t; it tells %v", s.active["b.service"], s.enabled["b.service"], s.drift())
+			t.Errorf("b.service: active %t, enabled %t; it tells %v", s.active["b.service"],
+				s.enabled["b.service"], s.drift())
 		}
 		// It can be taken on afterwards.
 		s.fails, s.sick, s.before = map[string]error{}, map[string]bool{}, nil
 		s.mustGive(second)
-		if s.has(motd) != "two" || !s.active["b.service"] || s.has(link(lan)) != "192.0.2.2/24\n" || s.has("home/alice/.ssh/authorized_keys") == "" {
+		if s.has(motd) != "two" || !s.active["b.service"] || s.has(link(lan)) != "192.0.2.2/24\n" ||
+			s.has("home/alice/.ssh/authorized_keys") == "" {
 			t.Errorf("then it has\n%s", s.all())
 		}
 	}
@@ -453,7 +476,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 					failed, s.fails = true, map[string]error{action: errors.New("it was made to fail")}
 				}
 			}
-			if _, err := s.give(second); !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), "made to fail") {
+			if _, err := s.give(second); !errors.Is(err, configure.ErrTakenBack) ||
+				!strings.Contains(err.Error(), "made to fail") {
 				t.Fatalf("it is %v", err)
 			}
 			same(t, s, before, id)
@@ -487,7 +511,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 			r.HealthChecks = []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}}}
 		}
 		s.configurator.ReadyLimit = 1
-		if _, err := s.give(second, checks); !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), `"web"`) {
+		if _, err := s.give(second, checks); !errors.Is(err, configure.ErrTakenBack) ||
+			!strings.Contains(err.Error(), `"web"`) {
 			t.Fatalf("it is %v", err)
 		}
 		same(t, s, before, id)
@@ -497,7 +522,8 @@ func TestAFailureTakesEverythingBack(t *testing.T) {
 func TestWhatIsNotTakenBackIsTriedAgain(t *testing.T) {
 	s := newSystem(t)
 	s.fails["reload systemd"] = errors.New("no")
-	if _, err := s.give(unit("a.service", guestconfig.Unit{Content: pointer(service)})); !errors.Is(err, configure.ErrUnfinished) {
+	if _, err := s.give(unit("a.service", guestconfig.Unit{Content: pointer(service)})); !errors.Is(err,
+		configure.ErrUnfinished) {
 		t.Fatalf("it is %v", err)
 	}
 	if _, err := s.give(nothing); !errors.Is(err, configure.ErrUnfinished) {
@@ -533,7 +559,8 @@ func TestWhatDoesNotComeBackBlocksNothing(t *testing.T) {
 			s.fails["restart a.service"] = errors.New("no")
 			prepare(s)
 			_, err := s.give(with)
-			if !errors.Is(err, configure.ErrTakenBack) || errors.Is(err, configure.ErrUnfinished) || !strings.Contains(err.Error(), name) || s.has(motd) != "" {
+			if !errors.Is(err, configure.ErrTakenBack) || errors.Is(err, configure.ErrUnfinished) ||
+				!strings.Contains(err.Error(), name) || s.has(motd) != "" {
 				t.Fatalf("it is %v, and it has\n%s", err, s.all())
 			}
 			s.mustGive(files(map[string]guestconfig.File{"/etc/other": file("y")}))
@@ -564,7 +591,8 @@ func TestAnAssessmentTakesNothingBack(t *testing.T) {
 	s.before = nil
 	s.restart()
 	before := s.all()
-	if _, err := s.give(with, func(r *agentapi.ConfigureRequest) { r.AssessOnly = true }); !errors.Is(err, configure.ErrUnfinished) || s.all() != before {
+	if _, err := s.give(with, func(r *agentapi.ConfigureRequest) { r.AssessOnly = true }); !errors.Is(err,
+		configure.ErrUnfinished) || s.all() != before {
 		t.Errorf("it is %v, and it has\n%s", err, s.all())
 	}
 	s.mustHaveDone()
@@ -573,15 +601,18 @@ func TestAnAssessmentTakesNothingBack(t *testing.T) {
 
 func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
 	s := newSystem(t)
-	alice := guestconfig.User{Home: "/home/alice", Shell: "/bin/sh", Groups: []string{"adm"}, AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}
+	alice := guestconfig.User{Home: "/home/alice", Shell: "/bin/sh", Groups: []string{"adm"},
+		AuthorizedKeys: []string{"ssh-ed25519 AAAA a"}, Sudo: true}
 	with := func(u guestconfig.User) func(*guestconfig.Document) {
 		return func(d *guestconfig.Document) {
 			d.Users = map[string]guestconfig.User{"alice": u}
-			d.Files = map[string]guestconfig.File{"/home/alice/hello": {Content: []byte("hi"), Mode: 0o600, Owner: "alice", Group: "alice"}}
+			d.Files = map[string]guestconfig.File{"/home/alice/hello": {Content: []byte("hi"), Mode: 0o600,
+				Owner: "alice", Group: "alice"}}
 		}
 	}
 	s.mustGive(with(alice))
-	if !strings.Contains(s.has("etc/passwd"), "alice:x:") || s.has("home/alice/.ssh/authorized_keys") != "# ours\nssh-ed25519 AAAA a\n" ||
+	if !strings.Contains(s.has("etc/passwd"), "alice:x:") ||
+		s.has("home/alice/.ssh/authorized_keys") != "# ours\nssh-ed25519 AAAA a\n" ||
 		!strings.Contains(s.has("etc/sudoers.d/90-sharedos-alice"), "NOPASSWD") || s.has("home/alice/hello") != "hi" {
 		t.Errorf("it has\n%s", s.all())
 	}
@@ -609,7 +640,8 @@ func TestAUserIsMadeWithKeysAndSudoAndRemoved(t *testing.T) {
 // An account that is gone already keeps nothing from being taken on, whoever has removed it.
 func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
 	both := func(d *guestconfig.Document) {
-		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh"}, "bob": {Home: "/home/bob", Shell: "/bin/sh"}}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh"},
+			"bob": {Home: "/home/bob", Shell: "/bin/sh"}}
 	}
 	start := func(t *testing.T) *system {
 		s := newSystem(t)
@@ -618,7 +650,8 @@ func TestARemovalOfAccountsCanBeRepeated(t *testing.T) {
 	}
 	back := func(t *testing.T, s *system) {
 		t.Helper()
-		if passwd := s.has("etc/passwd"); !strings.Contains(passwd, "alice:") || !strings.Contains(passwd, "bob:") || s.has(guestconfig.SysusersFile) == "" {
+		if passwd := s.has("etc/passwd"); !strings.Contains(passwd, "alice:") || !strings.Contains(passwd, "bob:") ||
+			s.has(guestconfig.SysusersFile) == "" {
 			t.Errorf("it has\n%s", s.all())
 		}
 	}
@@ -680,11 +713,24 @@ func TestAHomeOfSomebodyElseIsRefused(t *testing.T) {
 		"files of another number": {func(s *system) { s.write(home+"/data", "mine") }, &other, true},
 		"keys":                    {func(s *system) { s.write(home+"/.ssh/authorized_keys", "mine") }, nil, true},
 		"a file":                  {func(s *system) { s.write(home, "mine") }, nil, true},
-		"a link":                  {func(s *system) { s.write("srv/x", ""); must(s.t, os.Symlink("/etc", filepath.Join(s.root, home))) }, nil, true},
-		"nothing":                 {func(*system) {}, nil, false},
-		"an empty directory":      {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, ".ssh"), 0o755)) }, nil, false},
-		"a new file system":       {func(s *system) { must(s.t, os.MkdirAll(filepath.Join(s.root, home, "lost+found"), 0o755)) }, nil, false},
-		"a configured file":       {func(s *system) { s.mustGive(files(map[string]guestconfig.File{"/" + home + "/data": file("x")})) }, nil, false},
+		"a link": {func(s *system) {
+			s.write("srv/x", "")
+			must(
+				s.t, os.Symlink("/etc", filepath.Join(s.root, home)))
+		}, nil, true},
+		"nothing": {func(*system) {}, nil, false},
+		"an empty directory": {func(s *system) {
+			must(
+				s.t, os.MkdirAll(filepath.Join(s.root, home, ".ssh"), 0o755))
+		}, nil, false},
+		"a new file system": {func(s *system) {
+			must(
+				s.t, os.MkdirAll(filepath.Join(s.root, home, "lost+found"), 0o755))
+		}, nil, false},
+		"a configured file": {func(s *system) {
+			s.mustGive(
+				files(map[string]guestconfig.File{"/" + home + "/data": file("x")}))
+		}, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t)
@@ -693,7 +739,8 @@ func TestAHomeOfSomebodyElseIsRefused(t *testing.T) {
 			_, err := s.give(func(d *guestconfig.Document) {
 				d.Users = map[string]guestconfig.User{"app": {Home: "/" + home, Shell: "/bin/sh", UID: test.uid}}
 			})
-			if errors.Is(err, configure.ErrRefused) != test.refused || test.refused && s.all() != before || !test.refused && err != nil {
+			if errors.Is(err, configure.ErrRefused) != test.refused || test.refused && s.all() != before ||
+				!test.refused && err != nil {
 				t.Errorf("it is %v", err)
 			}
 		})
@@ -709,7 +756,8 @@ func TestAHomeOfSomebodyElseIsRefused(t *testing.T) {
 		s.mustGive(with("/srv/app"))
 		s.write("srv/app/own", "x")
 		s.mustGive(with("/srv/app")) // it is the account's own
-		passwd := strings.ReplaceAll(s.has("etc/passwd"), fmt.Sprintf("app:x:%d:", own), fmt.Sprintf("app:x:%d:", other))
+		passwd := strings.ReplaceAll(s.has("etc/passwd"), fmt.Sprintf("app:x:%d:", own),
+			fmt.Sprintf("app:x:%d:", other))
 		s.write("etc/passwd", passwd)
 		if _, err := s.give(with("/var/log")); !errors.Is(err, configure.ErrRefused) {
 			t.Errorf("it is %v", err)
@@ -721,9 +769,11 @@ func TestANumberThatIsTakenIsNotReplacedByAnother(t *testing.T) {
 	s := newSystem(t)
 	s.write("etc/passwd", s.has("etc/passwd")+"bob:x:4321:1::/:/bin/sh\n")
 	_, err := s.give(func(d *guestconfig.Document) {
-		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh", UID: pointer(uint32(4321))}}
+		d.Users = map[string]guestconfig.User{"alice": {Home: "/home/alice", Shell: "/bin/sh",
+			UID: pointer(uint32(4321))}}
 	})
-	if !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), "4321") || strings.Contains(s.has("etc/passwd"), "alice") {
+	if !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), "4321") ||
+		strings.Contains(s.has("etc/passwd"), "alice") {
 		t.Errorf("it is %v, and passwd is %q", err, s.has("etc/passwd"))
 	}
 }
@@ -733,7 +783,8 @@ func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 	s.mustGive(func(d *guestconfig.Document) {
 		d.Sysctl, d.TimeZone, d.Locale = map[string]string{"vm.swappiness": "10"}, "Europe/Berlin", "C.UTF-8"
 	})
-	if s.has("proc/sys/vm/swappiness") != "10\n" || s.has("etc/localtime") != "->../usr/share/zoneinfo/Europe/Berlin" || s.has("etc/locale.conf") != "LANG=C.UTF-8\n" {
+	if s.has("proc/sys/vm/swappiness") != "10\n" || s.has("etc/localtime") != "->../usr/share/zoneinfo/Europe/Berlin" ||
+		s.has("etc/locale.conf") != "LANG=C.UTF-8\n" {
 		t.Errorf("it has\n%s", s.all())
 	}
 	s.mustGive(nothing)
@@ -752,7 +803,8 @@ func TestSettingsAreTakenOnAndGivenBack(t *testing.T) {
 
 func TestARefreshLeavesWhatIsConfiguredAlone(t *testing.T) {
 	s := newSystem(t)
-	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y"), "/opt/c": file("z"), "/usr/local/bin/d": file("z")}))
+	s.mustGive(files(map[string]guestconfig.File{"/etc/a[1]": file("x"), "/srv/b": file("y"), "/opt/c": file("z"),
+		"/usr/local/bin/d": file("z")}))
 	owned, err := configure.Owned(s.configurator.StateDirectory)
 	if err != nil || !slices.Equal(owned, []string{`/etc/a\[1]`, "/var/opt/c", "/var/usrlocal/bin/d"}) {
 		t.Errorf("%q, %v", owned, err)
@@ -767,8 +819,10 @@ func TestNothingIsTakenOnDuringARefreshOrByABadDocument(t *testing.T) {
 		t.Errorf("it is %v", err)
 	}
 	s.fails = map[string]error{}
-	for _, text := range []string{"", "{}", `{"version":1,"other":1}`, `{"version":1} x`, `{"version":1,"files":{"/etc/../usr/x":{"mode":420,"owner":"root","group":"root"}}}`} {
-		if _, err := s.configurator.Configure(t.Context(), &agentapi.ConfigureRequest{Document: []byte(text)}); !errors.Is(err, guestconfig.ErrDocument) {
+	for _, text := range []string{"", "{}", `{"version":1,"other":1}`, `{"version":1} x`,
+		`{"version":1,"files":{"/etc/../usr/x":{"mode":420,"owner":"root","group":"root"}}}`} {
+		if _, err := s.configurator.Configure(t.Context(),
+			&agentapi.ConfigureRequest{Document: []byte(text)}); !errors.Is(err, guestconfig.ErrDocument) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

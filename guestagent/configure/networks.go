@@ -21,14 +21,14 @@ import (
 
 // Networks is what manages the network of a system.
 type Networks interface {
-	// Manager returns the manager whose files the system reads. If that is none that a document can be written for, instead says
-	// what configures the network, "" if nothing does.
+	// Manager returns the manager whose files the system reads. If that is none that a document can
+	// be written for, instead says what configures the network, "" if nothing does.
 	Manager() (manager guestconfig.Manager, instead string)
-	// Renew has a manager read its files again. changed are the networks whose interfaces take on what their files say, by name.
-	// Other interfaces keep what they have.
+	// Renew has a manager read its files again. changed are the networks whose interfaces take on
+	// what their files say, by name. Other interfaces keep what they have.
 	Renew(ctx context.Context, manager guestconfig.Manager, changed map[string]guestconfig.Network) error
-	// Addresses returns the addresses of the interface with a MAC address. ready is false if there is no such interface, or if
-	// its link is down: it gets no addresses then.
+	// Addresses returns the addresses of the interface with a MAC address. ready is false if there
+	// is no such interface, or if its link is down: it gets no addresses then.
 	Addresses(mac string) (addresses []netip.Prefix, ready bool, err error)
 }
 
@@ -56,7 +56,9 @@ func (c *Configurator) planManager(p *plan, record *Record) (why string, err err
 		return "", nil
 	}
 	if instead != "" {
-		return fmt.Sprintf("networks: the network of the guest is configured by %s, and not by systemd-networkd or NetworkManager", instead), nil
+		return fmt.Sprintf(
+			"networks: the network of the guest is configured by %s, and not by systemd-networkd or NetworkManager",
+			instead), nil
 	}
 	return "networks: the guest has neither systemd-networkd nor NetworkManager", nil
 }
@@ -102,12 +104,14 @@ func (p *plan) impactOfNetwork(message *agentapi.Impact) {
 	message.Level = max(message.GetLevel(), agentapi.Level_RELOAD)
 	message.Units = append(message.Units, &agentapi.UnitImpact{
 		Unit: p.network.manager.Service(), Level: agentapi.Level_RELOAD,
-		Reason: "the configuration of " + strings.Join(p.network.interrupts, ", ") + " changes: connections over these interfaces may end, " +
+		Reason: "the configuration of " + strings.Join(p.network.interrupts, ", ") +
+			" changes: connections over these interfaces may end, " +
 			"and what was added to them by hand goes; other interfaces keep theirs",
 	})
 }
 
-// renewNetwork has the network manager take on the files that were written, and waits until the interfaces have their addresses.
+// renewNetwork has the network manager take on the files that were written, and waits until the
+// interfaces have their addresses.
 func (a *application) renewNetwork(ctx context.Context) error {
 	n := a.plan.network
 	if !n.any() {
@@ -145,10 +149,12 @@ func (a *application) lackingAddress(networks map[string]guestconfig.Network) (l
 			return nil, fmt.Errorf("networks: %s: read its addresses: %w", name, err)
 		}
 		for _, want := range n.Addresses {
-			if !ready || slices.ContainsFunc(is, func(one netip.Prefix) bool { return one.String() == guestconfig.CanonicalAddress(want) }) {
+			if !ready || slices.ContainsFunc(is,
+				func(one netip.Prefix) bool { return one.String() == guestconfig.CanonicalAddress(want) }) {
 				continue
 			}
-			return fmt.Errorf("networks: %s: %s has not given the interface the address %s", name, a.plan.network.manager, want), nil
+			return fmt.Errorf("networks: %s: %s has not given the interface the address %s", name,
+				a.plan.network.manager, want), nil
 		}
 	}
 	return nil, nil
@@ -164,15 +170,16 @@ func (c *Configurator) takeNetworkBack(ctx context.Context, open *attempt, recor
 		return err
 	}
 	changed := maps.Clone(before.Networks)
-	maps.DeleteFunc(changed, func(name string, _ guestconfig.Network) bool { return !slices.Contains(open.Networks, name) })
+	maps.DeleteFunc(changed,
+		func(name string, _ guestconfig.Network) bool { return !slices.Contains(open.Networks, name) })
 	if err := c.Networks.Renew(ctx, open.Manager, changed); err != nil {
 		return fmt.Errorf("networks: %w", err)
 	}
 	return nil
 }
 
-// forgetBootNetworks removes the files of networks that this boot began with, if the guest has never been configured before: from
-// now on those below /etc count.
+// forgetBootNetworks removes the files of networks that this boot began with, if the guest has
+// never been configured before: from now on those below /etc count.
 func (a *application) forgetBootNetworks(ctx context.Context) error {
 	for _, one := range guestconfig.Managers {
 		files, err := filepath.Glob(filepath.Join(a.Root, one.Manager.BootNetworkFiles()))
@@ -185,7 +192,8 @@ func (a *application) forgetBootNetworks(ctx context.Context) error {
 				return fmt.Errorf("networks: %w", err)
 			}
 			below := func(name string) bool {
-				return one.Manager == a.plan.network.manager && filepath.Base(one.Manager.NetworkFile(name)) == filepath.Base(file)
+				return one.Manager == a.plan.network.manager &&
+					filepath.Base(one.Manager.NetworkFile(name)) == filepath.Base(file)
 			}
 			stale = stale || !slices.ContainsFunc(slices.Collect(maps.Keys(a.plan.document.Networks)), below)
 		}

@@ -20,14 +20,16 @@ func networks(all map[string]guestconfig.Network) func(*guestconfig.Document) {
 	return func(d *guestconfig.Document) { d.Networks = all }
 }
 
-// Interfaces take their networks on live. One that does not change loses nothing, and one whose network is removed is as before.
+// Interfaces take their networks on live. One that does not change loses nothing, and one whose
+// network is removed is as before.
 func TestNetworksAreTakenOnChangedAndRemoved(t *testing.T) {
 	for _, manager := range []guestconfig.Manager{guestconfig.Networkd, guestconfig.NetworkManager} {
 		t.Run(string(manager), func(t *testing.T) {
 			s := newSystem(t)
 			s.manager = manager
 			before := s.all()
-			both := map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24", "2001:db8::a/64"), "wan": static(wan, "203.0.113.2/24")}
+			both := map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24", "2001:db8::a/64"),
+				"wan": static(wan, "203.0.113.2/24")}
 			s.mustGive(networks(both))
 			if s.has(link(lan)) != "192.0.2.10/24\n2001:db8::a/64\n" || s.has(link(wan)) != "203.0.113.2/24\n" {
 				t.Fatalf("it has\n%s", s.all())
@@ -36,7 +38,8 @@ func TestNetworksAreTakenOnChangedAndRemoved(t *testing.T) {
 			if manager == guestconfig.NetworkManager { // it ignores files that others can read
 				mode = 0o600
 			}
-			if info, err := os.Stat(filepath.Join(s.root, manager.NetworkFile("lan"))); err != nil || info.Mode().Perm() != mode {
+			if info, err := os.Stat(filepath.Join(s.root, manager.NetworkFile("lan"))); err != nil ||
+				info.Mode().Perm() != mode {
 				t.Errorf("the mode of the file is %v, %v", info, err)
 			}
 			s.mustGive(networks(both))
@@ -50,7 +53,8 @@ func TestNetworksAreTakenOnChangedAndRemoved(t *testing.T) {
 				t.Errorf("it has\n%s", s.all())
 			}
 			units := impact.GetUnits()
-			if impact.GetLevel() != agentapi.Level_RELOAD || len(units) != 1 || units[0].GetUnit() != manager.Service() ||
+			if impact.GetLevel() != agentapi.Level_RELOAD || len(units) != 1 ||
+				units[0].GetUnit() != manager.Service() ||
 				!strings.Contains(units[0].GetReason(), "of lan changes") {
 				t.Errorf("the impact is %v", impact)
 			}
@@ -84,9 +88,11 @@ func TestANetworkThatDoesNotComeUpIsTakenBack(t *testing.T) {
 			s.configurator.ReadyLimit = 1
 			test.prepare(s)
 			checks := func(r *agentapi.ConfigureRequest) {
-				r.HealthChecks = []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}}}
+				r.HealthChecks = []*agentapi.HealthCheck{{Name: "web",
+					Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}}}
 			}
-			_, err := s.give(networks(map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"), "wan": {MAC: wan}}), checks)
+			_, err := s.give(networks(map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"),
+				"wan": {MAC: wan}}), checks)
 			if !errors.Is(err, configure.ErrTakenBack) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("it is %v", err)
 			}
@@ -101,7 +107,8 @@ func TestANetworkThatDoesNotComeUpIsTakenBack(t *testing.T) {
 func TestNothingIsAwaitedOfALinkThatIsDown(t *testing.T) {
 	s := newSystem(t)
 	s.unlinked, s.lost = []string{lan}, []string{"192.0.2.10/24"}
-	s.mustGive(networks(map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"), "x": static("52:54:00:00:00:09", "203.0.113.9/24")}))
+	s.mustGive(networks(map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"),
+		"x": static("52:54:00:00:00:09", "203.0.113.9/24")}))
 }
 
 func TestABaseWithoutANetworkManagerIsRefused(t *testing.T) {
@@ -119,17 +126,19 @@ func TestMoreThanIsAllowedIsNotDoneToTheNetwork(t *testing.T) {
 	s := newSystem(t)
 	before := s.all()
 	strict := func(r *agentapi.ConfigureRequest) { r.MaxImpact = agentapi.Level_NONE }
-	if _, err := s.give(networks(map[string]guestconfig.Network{"lan": static(lan)}), strict); !errors.Is(err, configure.ErrImpact) || s.all() != before {
+	if _, err := s.give(networks(map[string]guestconfig.Network{"lan": static(lan)}), strict); !errors.Is(err,
+		configure.ErrImpact) || s.all() != before {
 		t.Errorf("it is %v, and it has\n%s", err, s.all())
 	}
 }
 
-// The first boot begins with the networks. When the guest takes its configuration on, that interrupts nothing, and later they are
-// removed with the configuration.
+// The first boot begins with the networks. When the guest takes its configuration on, that
+// interrupts nothing, and later they are removed with the configuration.
 func TestTheNetworksOfTheFirstBootAreTakenOver(t *testing.T) {
 	s := newSystem(t)
 	before := s.all()
-	given := &guestconfig.Document{Networks: map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"), "wan": static(wan, "203.0.113.2/24")}}
+	given := &guestconfig.Document{Networks: map[string]guestconfig.Network{"lan": static(lan, "192.0.2.10/24"),
+		"wan": static(wan, "203.0.113.2/24")}}
 	for _, item := range given.NetworkItems(s.manager) {
 		s.write(s.manager.BootNetworkFile(item.Network), string(item.Content))
 	}
@@ -140,7 +149,8 @@ func TestTheNetworksOfTheFirstBootAreTakenOver(t *testing.T) {
 	// The configuration of wan was changed meanwhile.
 	strict := func(r *agentapi.ConfigureRequest) { r.MaxImpact = agentapi.Level_NONE }
 	s.mustGive(networks(map[string]guestconfig.Network{"lan": given.Networks["lan"]}), strict)
-	if s.has(link(lan)) != "192.0.2.10/24\n" || s.has(link(wan)) != byDHCP || s.has(s.manager.BootNetworkFile("lan")) != "" {
+	if s.has(link(lan)) != "192.0.2.10/24\n" || s.has(link(wan)) != byDHCP ||
+		s.has(s.manager.BootNetworkFile("lan")) != "" {
 		t.Errorf("it has\n%s", s.all())
 	}
 	s.mustGive(nothing)

@@ -110,7 +110,8 @@ func actual(name string) string {
 // open opens a path relative to a directory.
 func openBelow(directory *os.File, name string, flags int) (*os.File, error) {
 	fd, err := unix.Openat2(int(directory.Fd()), name, &unix.OpenHow{
-		Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		Flags:   uint64(flags) | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return nil, err
@@ -118,8 +119,8 @@ func openBelow(directory *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// parent opens the directory of a path, and makes the directories that do not exist if make is true. made are those, from
-// the top.
+// parent opens the directory of a path, and makes the directories that do not exist if make is
+// true. made are those, from the top.
 func (p *place) parent(name string, make bool) (directory *os.File, base string, made []string, err error) {
 	where := actual(name)
 	directory, err = openBelow(p.root, ".", unix.O_PATH|unix.O_DIRECTORY)
@@ -188,7 +189,8 @@ func (p *place) look(name string, salt []byte) (state *State, err error) {
 	}
 }
 
-// home looks at a directory. used is true if it has more than a new file system, or the home of an account that was never used.
+// home looks at a directory. used is true if it has more than a new file system, or the home of an
+// account that was never used.
 func (p *place) home(name string) (owner uint32, used bool, err error) {
 	directory, _, _, err := p.parent(path.Join(name, "."+temporaryPrefix), false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -273,7 +275,8 @@ func (p *place) put(name string, state State, content []byte) (made []string, er
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write %s: %w", name, err)
-			if removing := unix.Unlinkat(int(directory.Fd()), temporary, 0); removing != nil && !errors.Is(removing, fs.ErrNotExist) {
+			if removing := unix.Unlinkat(int(directory.Fd()), temporary, 0); removing != nil &&
+				!errors.Is(removing, fs.ErrNotExist) {
 				err = errors.Join(err, removing)
 			}
 		}
@@ -293,7 +296,8 @@ func (p *place) put(name string, state State, content []byte) (made []string, er
 }
 
 func fill(directory *os.File, name string, state State, content []byte) (err error) {
-	fd, err := unix.Openat(int(directory.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(directory.Fd()), name,
+		unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -351,7 +355,8 @@ func (p *place) removeDirectory(name string) (gone bool, err error) {
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):
 		return true, nil
-	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOTDIR):
+	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY),
+		errors.Is(err, unix.ENOTDIR):
 		return false, nil
 	}
 	return false, fmt.Errorf("remove /%s: %w", name, err)

@@ -25,10 +25,12 @@ type plan struct {
 	document *guestconfig.Document
 	// next is the record at its end.
 	next *Record
-	// writes are files that are written, sorted by path; removals are steps for paths that the configuration no longer has.
+	// writes are files that are written, sorted by path; removals are steps for paths that the
+	// configuration no longer has.
 	writes   []write
 	removals []step
-	// stops are units whose files go, starts and halts those that are to be started and stopped, enables and disables the others.
+	// stops are units whose files go, starts and halts those that are to be started and stopped,
+	// enables and disables the others.
 	stops, starts, halts, enables, disables []string
 	// enabled is whether the units of the plan are enabled now, active whether they run.
 	enabled, active map[string]bool
@@ -54,14 +56,16 @@ type write struct {
 }
 
 func (p *plan) nothing() bool {
-	return len(p.writes)+len(p.removals)+len(p.stops)+len(p.starts)+len(p.halts)+len(p.enables)+len(p.disables)+len(p.newAccounts)+
+	return len(p.writes)+len(p.removals)+len(p.stops)+len(p.starts)+len(p.halts)+len(p.enables)+
+		len(p.disables)+len(p.newAccounts)+
 		len(p.goneAccounts)+len(p.sysctl) == 0 && p.swap == nil
 }
 
 // change is what somebody changed in the guest.
 type change struct {
 	why string
-	// lost is true if putting it back loses what somebody made: not so where a file is gone, or where a unit does not run.
+	// lost is true if putting it back loses what somebody made: not so where a file is gone, or
+	// where a unit does not run.
 	lost bool
 }
 
@@ -111,14 +115,16 @@ func (c *Configurator) drift(ctx context.Context, p *place, record *Record) (map
 			return nil, err
 		}
 		if is, err := c.swapSize(); err != nil || is != document.Swap || !isActive(state) && state != "deactivating" {
-			drift[guestconfig.SwapUnit] = change{fmt.Sprintf("the swap file has %d MiB, and its unit is %s", is>>20, state), false}
+			drift[guestconfig.SwapUnit] = change{fmt.Sprintf("the swap file has %d MiB, and its unit is %s", is>>20,
+				state), false}
 		}
 	}
 	return drift, errors.Join(c.driftOfUsers(p, record, document, drift), c.driftOfSysctl(record, drift))
 }
 
 // driftOfUsers adds accounts that are gone, and managed blocks of keys that were changed.
-func (c *Configurator) driftOfUsers(p *place, record *Record, document *guestconfig.Document, drift map[string]change) error {
+func (c *Configurator) driftOfUsers(p *place, record *Record, document *guestconfig.Document,
+	drift map[string]change) error {
 	for _, name := range record.Accounts {
 		_, exists, err := c.number("passwd", name)
 		if err != nil {
@@ -148,8 +154,8 @@ func (c *Configurator) driftOfUsers(p *place, record *Record, document *guestcon
 	return nil
 }
 
-// driftOfSysctl adds kernel parameters that were set to something else. One that is gone, such as that of a network interface,
-// cannot be put back.
+// driftOfSysctl adds kernel parameters that were set to something else. One that is gone, such as
+// that of a network interface, cannot be put back.
 func (c *Configurator) driftOfSysctl(record *Record, drift map[string]change) error {
 	for name, was := range record.SysctlIs {
 		now, err := fileio.Read(c.sysctlFile(name), maxParameter)
@@ -180,14 +186,18 @@ func isActive(state string) bool {
 }
 
 // plan decides what has to be done. The error is ErrRefused if something must not be overwritten.
-func (c *Configurator) plan(ctx context.Context, at *place, record *Record, document *guestconfig.Document, request *agentapi.ConfigureRequest) (*plan, error) {
+func (c *Configurator) plan(ctx context.Context, at *place, record *Record, document *guestconfig.Document,
+	request *agentapi.ConfigureRequest) (*plan, error) {
 	id, err := document.ID()
 	if err != nil {
 		return nil, err
 	}
 	p := &plan{
-		document: document, changes: impact.NewChanges(), enabled: map[string]bool{}, active: map[string]bool{}, sysctl: map[string]string{}, previous: map[string]string{},
-		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{}, Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{}, SysctlIs: map[string]string{}},
+		document: document, changes: impact.NewChanges(), enabled: map[string]bool{}, active: map[string]bool{},
+		sysctl: map[string]string{}, previous: map[string]string{},
+		next: &Record{ID: id, Document: request.GetDocument(), Entries: map[string]Entry{},
+			Units: map[string]UnitRecord{}, Directories: slices.Clone(record.Directories), Sysctl: map[string]string{},
+			SysctlIs: map[string]string{}},
 	}
 	if id == "" {
 		p.next.Document = nil
@@ -252,7 +262,8 @@ func (c *Configurator) plan(ctx context.Context, at *place, record *Record, docu
 }
 
 // planItem decides what to do with one file. why says why it cannot be written.
-func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item, drift map[string]change) (why string, err error) {
+func (c *Configurator) planItem(at *place, record *Record, p *plan, item guestconfig.Item,
+	drift map[string]change) (why string, err error) {
 	entry, ours := record.Entries[item.Path]
 	var salt []byte
 	if ours {
@@ -306,7 +317,8 @@ func isStacks(now *State, stack *tree.Entry) bool {
 	case stack.Type == tree.Symlink:
 		return now.Link == stack.Link
 	case stack.Type == tree.Regular:
-		return now.Link == "" && now.Digest == stack.Digest.Hex() && now.Mode == stack.Mode&0o7777 && now.UID == stack.UID && now.GID == stack.GID
+		return now.Link == "" && now.Digest == stack.Digest.Hex() && now.Mode == stack.Mode&0o7777 &&
+			now.UID == stack.UID && now.GID == stack.GID
 	}
 	return false
 }
@@ -391,9 +403,10 @@ func (c *Configurator) planUnits(ctx context.Context, record *Record, p *plan) e
 		}
 		active := isActive(state)
 		p.enabled[name], p.active[name] = enabled, active
-		goes := before.Units[name].Content != nil && u.Content == nil && !slices.ContainsFunc(p.removals, func(s step) bool {
-			return s.Path == guestconfig.UnitDirectory+name && s.after != nil
-		})
+		goes := before.Units[name].Content != nil && u.Content == nil &&
+			!slices.ContainsFunc(p.removals, func(s step) bool {
+				return s.Path == guestconfig.UnitDirectory+name && s.after != nil
+			})
 		next := UnitRecord{}
 		if u.Enabled != nil {
 			if next.Enabled = had.Enabled; next.Enabled == nil {
@@ -457,7 +470,9 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 		ours := slices.Contains(record.Accounts, name)
 		switch {
 		case exists && !ours:
-			return fmt.Errorf("%w: users: the guest has an account %q that this configuration has not made: choose another name", ErrRefused, name)
+			return fmt.Errorf(
+				"%w: users: the guest has an account %q that this configuration has not made: choose another name",
+				ErrRefused, name)
 		case !exists:
 			p.newAccounts = append(p.newAccounts, name)
 		}
@@ -490,8 +505,8 @@ func (c *Configurator) planAccounts(at *place, record *Record, p *plan) error {
 	return nil
 }
 
-// checkHome refuses a home that has files of somebody else: systemd-tmpfiles would give the directory to the account. uid is that
-// of the account; nil if it is not known.
+// checkHome refuses a home that has files of somebody else: systemd-tmpfiles would give the
+// directory to the account. uid is that of the account; nil if it is not known.
 func checkHome(at *place, record *Record, home string, uid *uint32) error {
 	if slices.Contains(record.Directories, actual(home)) {
 		return nil
@@ -500,7 +515,9 @@ func checkHome(at *place, record *Record, home string, uid *uint32) error {
 	if err != nil || !used || uid != nil && *uid == owner {
 		return err
 	}
-	return fmt.Errorf("%s has files and belongs to %d: choose another directory, or give this one to the uid of the account", home, owner)
+	return fmt.Errorf(
+		"%s has files and belongs to %d: choose another directory, or give this one to the uid of the account", home,
+		owner)
 }
 
 // planKeys writes the managed block of a user's authorized keys. The rest of the file is the user's.
@@ -523,8 +540,9 @@ func (c *Configurator) planKeys(at *place, p *plan, name, home string, keys []st
 		return nil
 	}
 	p.writes = append(p.writes, write{
-		item: guestconfig.Item{Path: file, At: []string{"users", name, "authorized_keys"}, Content: existing, Mode: 0o600, Owner: name, Group: name},
-		now:  now, keys: append([]string{}, keys...), user: name,
+		item: guestconfig.Item{Path: file, At: []string{"users", name, "authorized_keys"}, Content: existing,
+			Mode: 0o600, Owner: name, Group: name},
+		now: now, keys: append([]string{}, keys...), user: name,
 	})
 	return nil
 }
@@ -558,7 +576,8 @@ func (c *Configurator) planSysctl(record *Record, p *plan) error {
 	return nil
 }
 
-// sysctlFile is the file of a kernel parameter: the first separator of a name decides which one separates (sysctl.d(5)).
+// sysctlFile is the file of a kernel parameter: the first separator of a name decides which one
+// separates (sysctl.d(5)).
 func (c *Configurator) sysctlFile(name string) string {
 	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
 		name = strings.NewReplacer(".", "/", "/", ".").Replace(name)
@@ -658,12 +677,15 @@ func (p *plan) assess(ctx context.Context, c *Configurator, policy *agentapi.Uni
 	message := assessment.Message()
 	for _, name := range handled {
 		if !slices.ContainsFunc(message.GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == name }) {
-			message.Units = append(message.Units, &agentapi.UnitImpact{Unit: name, Level: agentapi.Level_RESTART, Reason: "it is stopped: the configuration says so"})
+			message.Units = append(message.Units,
+				&agentapi.UnitImpact{Unit: name, Level: agentapi.Level_RESTART,
+					Reason: "it is stopped: the configuration says so"})
 		}
 		message.Level = max(message.GetLevel(), agentapi.Level_RESTART)
 	}
 	for _, name := range p.starts {
-		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: name, WantedBy: "the configuration of the VM"})
+		message.Starts = append(message.Starts,
+			&agentapi.UnitStart{Unit: name, WantedBy: "the configuration of the VM"})
 	}
 	p.impactOfNetwork(message)
 	message.ChangedPaths = uint64(len(changed))

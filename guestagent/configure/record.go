@@ -18,11 +18,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
 
-// The directory of the record on the private disk, below mounts.StateDir, and what is in it. Nobody but root can read it.
+// The directory of the record on the private disk, below mounts.StateDir, and what is in it. Nobody
+// but root can read it.
 const (
 	// Directory has the record.
 	Directory = "configuration"
-	// recordName is what the system was given last, attemptName what is needed to take an attempt back that has not ended.
+	// recordName is what the system was given last, attemptName what is needed to take an attempt
+	// back that has not ended.
 	recordName  = "record.json"
 	attemptName = "attempt.json"
 	// savedName has the files of the stack that the configuration overrides, undoName the files before an attempt.
@@ -42,8 +44,8 @@ type Record struct {
 	Units map[string]UnitRecord `json:"units,omitempty"`
 	// Directories were made for files, relative to the root, parents first.
 	Directories []string `json:"directories,omitempty"`
-	// Accounts were made, Sysctl has the values of kernel parameters before they were set, and SysctlIs those that the kernel told
-	// afterwards, which may be in another form than they were given.
+	// Accounts were made, Sysctl has the values of kernel parameters before they were set, and SysctlIs
+	// those that the kernel told afterwards, which may be in another form than they were given.
 	Accounts []string          `json:"accounts,omitempty"`
 	Sysctl   map[string]string `json:"sysctl,omitempty"`
 	SysctlIs map[string]string `json:"sysctl_is,omitempty"`
@@ -207,8 +209,8 @@ func (r records) endAttempt(record *Record) error {
 	return errors.Join(failures...)
 }
 
-// Owned returns patterns (path.Match) of the absolute paths that the configuration in a state directory owns and a release may
-// have, so that a refresh leaves them alone. An attempt that has not ended counts.
+// Owned returns patterns (path.Match) of the absolute paths that the configuration in a state directory
+// owns and a release may have, so that a refresh leaves them alone. An attempt that has not ended counts.
 func Owned(stateDirectory string) ([]string, error) {
 	r := records{filepath.Join(stateDirectory, Directory)}
 	record, err := r.read()
@@ -227,7 +229,8 @@ func Owned(stateDirectory string) ([]string, error) {
 		owned[i] = "/" + actual(name)
 	}
 	owned = slices.DeleteFunc(owned, func(name string) bool {
-		return !slices.ContainsFunc([]string{"/etc/", "/var/opt/", "/var/usrlocal/"}, func(top string) bool { return strings.HasPrefix(name, top) })
+		return !slices.ContainsFunc([]string{"/etc/", "/var/opt/", "/var/usrlocal/"},
+			func(top string) bool { return strings.HasPrefix(name, top) })
 	})
 	slices.Sort(owned)
 	owned = slices.Compact(owned)

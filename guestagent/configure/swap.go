@@ -46,8 +46,8 @@ func (c *Configurator) swapSize() (int64, error) {
 	return info.Size(), nil
 }
 
-// planSwap decides whether the swap file is made, removed or made anew. ErrRefused if it does not fit on the disk, or if the pages in
-// it do not fit into the memory.
+// planSwap decides whether the swap file is made, removed or made anew. ErrRefused if it does not
+// fit on the disk, or if the pages in it do not fit into the memory.
 func (c *Configurator) planSwap(ctx context.Context, record *Record, p *plan) error {
 	before, err := record.document()
 	if err != nil || before.Swap == 0 && p.document.Swap == 0 {
@@ -58,7 +58,9 @@ func (c *Configurator) planSwap(ctx context.Context, record *Record, p *plan) er
 		return err
 	}
 	if before.Swap == 0 && is != 0 {
-		return fmt.Errorf("%w: swap: there is a file %s that this configuration has not written: remove it in the guest", ErrRefused, guestconfig.SwapFile)
+		return fmt.Errorf(
+			"%w: swap: there is a file %s that this configuration has not written: remove it in the guest",
+			ErrRefused, guestconfig.SwapFile)
 	}
 	state, err := c.Units.ActiveState(ctx, guestconfig.SwapUnit)
 	if err != nil {
@@ -79,7 +81,8 @@ func (c *Configurator) planSwap(ctx context.Context, record *Record, p *plan) er
 			return fmt.Errorf("look at the room for a swap file: %w", err)
 		}
 		if free := int64(room.Bavail) * room.Bsize; more+swapReserve > free {
-			return fmt.Errorf("%w: swap: it takes %d MiB more, and the private disk has %d MiB free, of which %d MiB stay free: use a smaller size or a larger disk",
+			return fmt.Errorf(
+				"%w: swap: it takes %d MiB more, and the private disk has %d MiB free, of which %d MiB stay free: use a smaller size or a larger disk",
 				ErrRefused, more>>20, free>>20, int64(swapReserve)>>20)
 		}
 	}
@@ -87,7 +90,8 @@ func (c *Configurator) planSwap(ctx context.Context, record *Record, p *plan) er
 	return nil
 }
 
-// pagesFit returns ErrRefused if the pages in the swap file do not fit into the memory: the file cannot be taken out of use then.
+// pagesFit returns ErrRefused if the pages in the swap file do not fit into the memory: the file
+// cannot be taken out of use then.
 func (c *Configurator) pagesFit() error {
 	used, err := c.swapUsed()
 	if err != nil {
@@ -98,7 +102,8 @@ func (c *Configurator) pagesFit() error {
 		return err
 	}
 	if used > available {
-		return fmt.Errorf("%w: swap: %d MiB of the swap file are in use, and %d MiB of memory are available for them: stop what needs the memory, or give the VM more",
+		return fmt.Errorf(
+			"%w: swap: %d MiB of the swap file are in use, and %d MiB of memory are available for them: stop what needs the memory, or give the VM more",
 			ErrRefused, used>>20, available>>20)
 	}
 	return nil
@@ -184,7 +189,8 @@ func (c *Configurator) takeSwapBack(ctx context.Context, open *attempt) error {
 	return c.makeSwap(open.Swap.From)
 }
 
-// makeSwap makes the swap file anew, without holes and for root alone, or removes it if size is 0. It must not be in use.
+// makeSwap makes the swap file anew, without holes and for root alone, or removes it if size is 0.
+// It must not be in use.
 func (c *Configurator) makeSwap(size int64) (err error) {
 	defer func() {
 		if err != nil {
@@ -196,7 +202,8 @@ func (c *Configurator) makeSwap(size int64) (err error) {
 		return err
 	}
 	if size == 0 {
-		if err := os.Remove(filepath.Dir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		if err := os.Remove(filepath.Dir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) &&
+			!errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
 		return nil
@@ -218,8 +225,9 @@ func (c *Configurator) makeSwap(size int64) (err error) {
 	return file.Sync()
 }
 
-// swapHeader is the first page of a swap area (union swap_header in the kernel's include/linux/swap.h): 1 KiB for a boot sector, the
-// version, the number of the last page, the number of bad pages and a UUID, and the signature at the end.
+// swapHeader is the first page of a swap area (union swap_header in the kernel's
+// include/linux/swap.h): 1 KiB for a boot sector, the version, the number of the last page, the
+// number of bad pages and a UUID, and the signature at the end.
 func swapHeader(size int64, page int) []byte {
 	header := make([]byte, page)
 	binary.NativeEndian.PutUint32(header[1024:], 1)

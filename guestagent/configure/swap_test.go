@@ -37,14 +37,18 @@ func TestASwapFileIsMadeChangedAndRemoved(t *testing.T) {
 		info, err := os.Stat(filepath.Join(s.root, guestconfig.SwapFile))
 		must(t, err)
 		allocated := info.Sys().(*syscall.Stat_t).Blocks * 512
-		if info.Size() != step.mebibytes<<20 || allocated < info.Size() || info.Mode().Perm() != 0o600 || !s.active[guestconfig.SwapUnit] {
-			t.Errorf("of %d MiB: it has %d bytes, %d of them allocated, and mode %v", step.mebibytes, info.Size(), allocated, info.Mode())
+		if info.Size() != step.mebibytes<<20 || allocated < info.Size() || info.Mode().Perm() != 0o600 ||
+			!s.active[guestconfig.SwapUnit] {
+			t.Errorf("of %d MiB: it has %d bytes, %d of them allocated, and mode %v", step.mebibytes,
+				info.Size(), allocated, info.Mode())
 		}
 		header := s.has(guestconfig.SwapFile)[:os.Getpagesize()]
-		if pages := binary.NativeEndian.Uint32([]byte(header[1028:])); !strings.HasSuffix(header, "SWAPSPACE2") || int64(pages+1)*int64(len(header)) != info.Size() {
+		if pages := binary.NativeEndian.Uint32([]byte(header[1028:])); !strings.HasSuffix(header, "SWAPSPACE2") ||
+			int64(pages+1)*int64(len(header)) != info.Size() {
 			t.Errorf("its header tells of %d pages", pages)
 		}
-		if link := s.has("etc/systemd/system/swap.target.wants/" + guestconfig.SwapUnit); link != "->../"+guestconfig.SwapUnit {
+		if link := s.has("etc/systemd/system/swap.target.wants/" + guestconfig.SwapUnit); link != "->../"+
+			guestconfig.SwapUnit {
 			t.Errorf("boots take it into use by %q", link)
 		}
 	}
@@ -70,7 +74,8 @@ func TestASwapFileThatCannotBeChangedIsRefused(t *testing.T) {
 			s := newSystem(t)
 			test.prepare(s)
 			before := s.all()
-			if _, err := s.give(swap(test.want)); !errors.Is(err, configure.ErrRefused) || !strings.Contains(err.Error(), test.says) || s.all() != before {
+			if _, err := s.give(swap(test.want)); !errors.Is(err, configure.ErrRefused) ||
+				!strings.Contains(err.Error(), test.says) || s.all() != before {
 				t.Errorf("it is %v", err)
 			}
 			if len(s.did) > 0 {
@@ -85,7 +90,8 @@ func TestASwapFileThatStaysInUseIsAsBefore(t *testing.T) {
 	s.mustGive(swap(4))
 	before := s.all()
 	s.fails["withdraw "+guestconfig.SwapUnit] = errors.New("no memory")
-	if _, err := s.give(swap(2)); !errors.Is(err, configure.ErrTakenBack) || s.all() != before || !s.active[guestconfig.SwapUnit] {
+	if _, err := s.give(swap(2)); !errors.Is(err, configure.ErrTakenBack) || s.all() != before ||
+		!s.active[guestconfig.SwapUnit] {
 		t.Errorf("it is %v, and it has\n%s", err, s.all())
 	}
 }

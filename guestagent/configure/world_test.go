@@ -39,8 +39,8 @@ type system struct {
 	sick map[string]bool
 	// before is called before each action.
 	before func(action string)
-	// manager manages the network, and instead is what does so without one. carried is what each link was brought to last, by MAC
-	// address; lost are addresses that no link takes.
+	// manager manages the network, and instead is what does so without one. carried is what each
+	// link was brought to last, by MAC address; lost are addresses that no link takes.
 	manager  guestconfig.Manager
 	instead  string
 	carried  map[string]string
@@ -51,7 +51,8 @@ type system struct {
 func newSystem(t *testing.T) *system {
 	t.Helper()
 	s := &system{
-		t: t, root: t.TempDir(), active: map[string]bool{}, enabled: map[string]bool{}, reloads: map[string]bool{}, stack: map[string]string{},
+		t: t, root: t.TempDir(), active: map[string]bool{}, enabled: map[string]bool{}, reloads: map[string]bool{},
+		stack: map[string]string{},
 		fails: map[string]error{}, sick: map[string]bool{}, manager: guestconfig.Networkd, carried: map[string]string{},
 	}
 	s.write("etc/passwd", fmt.Sprintf("root:x:%d:%d:root:/root:/bin/sh\n", os.Getuid(), os.Getgid()))
@@ -69,7 +70,8 @@ func newSystem(t *testing.T) *system {
 // restart has another agent begin.
 func (s *system) restart() {
 	s.configurator = &configure.Configurator{
-		Root: s.root, StateDirectory: filepath.Join(s.root, "state"), Engine: s, Units: s, Stack: stack{s}, Health: s, Networks: s,
+		Root: s.root, StateDirectory: filepath.Join(s.root, "state"), Engine: s, Units: s,
+		Stack: stack{s}, Health: s, Networks: s,
 		MergeKeys: func(existing []byte, keys []string) []byte {
 			own, _, _ := strings.Cut(string(existing), "# ours\n")
 			if len(keys) == 0 {
@@ -111,7 +113,8 @@ func (s *system) has(name string) string {
 }
 
 // give has the system take on a document.
-func (s *system) give(change func(d *guestconfig.Document), options ...func(*agentapi.ConfigureRequest)) (*agentapi.ConfigureResponse, error) {
+func (s *system) give(change func(d *guestconfig.Document),
+	options ...func(*agentapi.ConfigureRequest)) (*agentapi.ConfigureResponse, error) {
 	s.t.Helper()
 	d := guestconfig.New()
 	change(d)
@@ -125,7 +128,8 @@ func (s *system) give(change func(d *guestconfig.Document), options ...func(*age
 	return s.configurator.Configure(s.t.Context(), request)
 }
 
-func (s *system) mustGive(change func(d *guestconfig.Document), options ...func(*agentapi.ConfigureRequest)) *agentapi.ConfigureResponse {
+func (s *system) mustGive(change func(d *guestconfig.Document),
+	options ...func(*agentapi.ConfigureRequest)) *agentapi.ConfigureResponse {
 	s.t.Helper()
 	response, err := s.give(change, options...)
 	must(s.t, err)
@@ -185,7 +189,8 @@ func (s *system) do(action, unit string) error {
 
 func (s *system) Reload(context.Context) error { return s.do("reload", "systemd") }
 
-func (s *system) Order(_ context.Context, units []string, _ map[string]impact.Unit) ([]string, map[string][]string, error) {
+func (s *system) Order(_ context.Context, units []string,
+	_ map[string]impact.Unit) ([]string, map[string][]string, error) {
 	return units, nil, nil
 }
 
@@ -302,7 +307,8 @@ func (s *system) Check(_ context.Context, check *agentapi.HealthCheck) error {
 func (s *system) Yield() (func(), error) { return func() {}, s.fails["yield"] }
 
 // AssessFiles assesses the units of the system by the real rules.
-func (s *system) AssessFiles(_ context.Context, changes *impact.Changes, message *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error) {
+func (s *system) AssessFiles(_ context.Context, changes *impact.Changes,
+	message *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error) {
 	policy := impact.Policy{Default: impact.Restart, Actions: map[string]impact.Action{}, Extra: map[string][]string{}}
 	for unit, action := range message.GetUnits() {
 		policy.Actions[unit] = impact.Action(action)
@@ -318,7 +324,8 @@ func (s *system) AssessFiles(_ context.Context, changes *impact.Changes, message
 		if active {
 			pid++
 			snapshot.Processes = append(snapshot.Processes, impact.Process{PID: pid, Unit: unit, SystemRoot: true})
-			snapshot.Units[unit] = impact.Unit{Name: unit, State: "active", CanReload: s.reloads[unit], Fragment: "etc/systemd/system/" + unit}
+			snapshot.Units[unit] = impact.Unit{Name: unit, State: "active", CanReload: s.reloads[unit],
+				Fragment: "etc/systemd/system/" + unit}
 		}
 	}
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
@@ -333,7 +340,8 @@ func (s stack) Entry(name string) (*tree.Entry, bool, error) {
 		return nil, true, nil
 	}
 	return &tree.Entry{
-		Path: name, Type: tree.Regular, Mode: 0o644, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Digest: tree.Sum([]byte(content)),
+		Path: name, Type: tree.Regular, Mode: 0o644, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()),
+		Digest: tree.Sum([]byte(content)),
 	}, true, nil
 }
 
@@ -388,8 +396,8 @@ func (s *system) Renew(_ context.Context, manager guestconfig.Manager, changed m
 	return s.carryOut(changed)
 }
 
-// carryOut brings links to their files, as their manager does: systemd-networkd those whose files differ, NetworkManager those that it
-// is told to, and those whose files are gone.
+// carryOut brings links to their files, as their manager does: systemd-networkd those whose files
+// differ, NetworkManager those that it is told to, and those whose files are gone.
 func (s *system) carryOut(changed map[string]guestconfig.Network) error {
 	for _, mac := range []string{lan, wan} {
 		file, content := s.networkFile(mac)
@@ -419,10 +427,11 @@ func (s *system) carryOut(changed map[string]guestconfig.Network) error {
 	return nil
 }
 
-// networkFile is the file that a manager uses for the link with a MAC address. One below /etc takes the place of one of the same name
-// below /run.
+// networkFile is the file that a manager uses for the link with a MAC address. One below /etc takes
+// the place of one of the same name below /run.
 func (s *system) networkFile(mac string) (name, content string) {
-	directory := map[guestconfig.Manager]string{guestconfig.Networkd: "systemd/network", guestconfig.NetworkManager: "NetworkManager/system-connections"}[s.manager]
+	directory := map[guestconfig.Manager]string{guestconfig.Networkd: "systemd/network",
+		guestconfig.NetworkManager: "NetworkManager/system-connections"}[s.manager]
 	byName := map[string]string{}
 	for _, top := range []string{"run", "etc"} {
 		files, err := filepath.Glob(filepath.Join(s.root, top, directory, "*.n*"))

@@ -20,7 +20,8 @@ func TestAComponentIsThereAtTheFirstBoot(t *testing.T) {
 	has := func(when string, look string, want map[string]string) {
 		t.Helper()
 		for path, text := range want {
-			if got := (found{Answer: Answer{Look: look}}).file(path).text; !strings.Contains(got, text) || text == "" && got != "" {
+			if got := (found{Answer: Answer{Look: look}}).file(path).text; !strings.Contains(got, text) ||
+				text == "" && got != "" {
 				t.Errorf("%s, %s is %q, want %q", when, path, got, text)
 			}
 		}
@@ -56,8 +57,8 @@ func TestAComponentIsThereAtTheFirstBoot(t *testing.T) {
 	}
 }
 
-// A start for which the host has detached what the machine had attached by itself does without it, once. What is attached
-// after that stays.
+// A start for which the host has detached what the machine had attached by itself does without it,
+// once. What is attached after that stays.
 func TestWhatTheHostDetachesFromAMachineThatIsOff(t *testing.T) {
 	w := newWorld(t)
 	path := t.TempDir() + "/disk.img"
@@ -66,8 +67,10 @@ func TestWhatTheHostDetachesFromAMachineThatIsOff(t *testing.T) {
 		detaches int
 		runs     string
 		attach   bool
-	}{{0, "extra", false}, {1, "one", false}, {1, "one", true}, {1, "extra", false}, {2, "one", false}, {2, "one", false}} {
-		m := w.bootAs(t, Machine{Disk: path, Layers: w.images, Config: agentapi.BootConfig{Detaches: step.detaches}}, "one")
+	}{{0, "extra", false}, {1, "one", false}, {1, "one", true}, {1, "extra", false},
+		{2, "one", false}, {2, "one", false}} {
+		m := w.bootAs(t, Machine{Disk: path, Layers: w.images, Config: agentapi.BootConfig{Detaches: step.detaches}},
+			"one")
 		answer := m.carryOut(t, Order{Sync: true})
 		if runs := w.name(answer.Result.Stack); runs != step.runs || len(answer.Result.Pending) > 0 {
 			t.Errorf("start %d is on %s: %+v", i+1, runs, answer.Result)

@@ -26,8 +26,8 @@ type kind struct {
 	name string
 	// from and to are the releases.
 	from, to string
-	// rollback makes the health check fail, so that the refresh rolls back. Faults strike during the rollback only: up to it
-	// the agent does the same as in a refresh that succeeds.
+	// rollback makes the health check fail, so that the refresh rolls back. Faults strike during
+	// the rollback only: up to it the agent does the same as in a refresh that succeeds.
 	rollback bool
 	// steps are the names of points in the matrix, to which suffix is added.
 	steps  map[point]string
@@ -36,8 +36,8 @@ type kind struct {
 	named bool
 	// purge has what the component brought go with it.
 	purge bool
-	// own is true if the VM does it by itself. The VM was configured with release two when it was started, and the host has
-	// moved it to release one since, with which it is configured at the next start.
+	// own is true if the VM does it by itself. The VM was configured with release two when it was started,
+	// and the host has moved it to release one since, with which it is configured at the next start.
 	own bool
 }
 
@@ -78,8 +78,8 @@ type point struct {
 // armed is the line that makes the failpoint act at the point.
 func (p point) armed(action string) string { return fmt.Sprintf("%s %d %s", action, p.n, p.name) }
 
-// The steps that have rows of their own in the matrix: forward has those of a refresh that succeeds, back those of a rollback,
-// and climbing those that only a refresh by a soft-reboot has.
+// The steps that have rows of their own in the matrix: forward has those of a refresh that
+// succeeds, back those of a rollback, and climbing those that only a refresh by a soft-reboot has.
 var (
 	forward = journalled(map[point]string{
 		{1, "between the calls of a swap"}:          "between the calls of a swap",
@@ -110,8 +110,8 @@ func journalled(steps map[point]string, states ...string) map[point]string {
 	return steps
 }
 
-// Wherever the agent is killed, and wherever the power is cut, the machine ends on the old stack or on the new one, never on a
-// mixture, and the next refresh ends on the new one.
+// Wherever the agent is killed, and wherever the power is cut, the machine ends on the old stack or
+// on the new one, never on a mixture, and the next refresh ends on the new one.
 func TestOldOrNewAtEveryPoint(t *testing.T) {
 	w := newWorld(t)
 	for _, k := range kinds {
@@ -124,8 +124,8 @@ func TestOldOrNewAtEveryPoint(t *testing.T) {
 	}
 }
 
-// points returns, in their order, the points that a refresh of a kind reaches if nothing fails: all of them, or those of its
-// rollback.
+// points returns, in their order, the points that a refresh of a kind reaches if nothing fails: all
+// of them, or those of its rollback.
 func (w *world) points(t *testing.T, k kind) []point {
 	t.Helper()
 	m := w.machine(t, k)
@@ -173,7 +173,8 @@ func (w *world) refresh(t *testing.T, k kind) Order {
 	})
 }
 
-// outcome returns on which stack a refresh ended. It fails the test unless everything in the machine belongs to that stack.
+// outcome returns on which stack a refresh ended. It fails the test unless everything in the
+// machine belongs to that stack.
 func (w *world) outcome(t *testing.T, k kind, answer Answer) string {
 	t.Helper()
 	switch runs := w.mustBeWhole(t, k, answer); runs {
@@ -231,8 +232,8 @@ func (w *world) killedAtEach(t *testing.T, k kind, reached []point) {
 	matrix.Record(t, killed, where+k.name, ends(outcomes))
 }
 
-// cutAtEach pauses one refresh at each point, copies the private disk there, and boots a machine from each copy. Points in a row
-// with the same disk are one power cut.
+// cutAtEach pauses one refresh at each point, copies the private disk there, and boots a machine
+// from each copy. Points in a row with the same disk are one power cut.
 func (w *world) cutAtEach(t *testing.T, k kind, reached []point) {
 	m := w.machine(t, k)
 	defer m.end(t)

@@ -19,12 +19,13 @@ type extent struct {
 	data   []byte
 }
 
-// disk is the content of a private disk at one moment, as a power cut at that moment leaves it. What a program has written but
-// its kernel has not yet sent to the disk is missing.
+// disk is the content of a private disk at one moment, as a power cut at that moment leaves it.
+// What a program has written but its kernel has not yet sent to the disk is missing.
 type disk []extent
 
 func (d disk) equal(other disk) bool {
-	return slices.EqualFunc(d, other, func(a, b extent) bool { return a.offset == b.offset && bytes.Equal(a.data, b.data) })
+	return slices.EqualFunc(d, other,
+		func(a, b extent) bool { return a.offset == b.offset && bytes.Equal(a.data, b.data) })
 }
 
 // snapshot reads a disk until two readings are equal. Then the content is that of the moment between them.

@@ -1,15 +1,17 @@
-// Package crashtest kills the agent, and cuts the power, at every point of a refresh, with the kernel of the host. It needs
-// no guest: a machine of this package is a process in a mount and pid namespace of its own, which boots in a tenth of a second.
+// Package crashtest kills the agent, and cuts the power, at every point of a refresh, with the
+// kernel of the host. It needs no guest: a machine of this package is a process in a mount and pid
+// namespace of its own, which boots in a tenth of a second.
 //
-// A machine runs the agent's engine, boot, mounts, etcmerge and records on real mounts: EROFS images, overlays, an ext4 file
-// system on a loop device as the private disk, and a /usr that move_mount(2) swaps. Three things are replaced, behind the
-// interfaces that the engine has for them. A layer is mounted from its file and verified by package layer, not by dm-verity.
-// Process 1 of the machine starts and restarts its services, not systemd. A health check reads a file.
+// A machine runs the agent's engine, boot, mounts, etcmerge and records on real mounts: EROFS
+// images, overlays, an ext4 file system on a loop device as the private disk, and a /usr that
+// move_mount(2) swaps. Three things are replaced, behind the interfaces that the engine has for
+// them. A layer is mounted from its file and verified by package layer, not by dm-verity. Process 1
+// of the machine starts and restarts its services, not systemd. A health check reads a file.
 //
-// The model of a VM in package refresh makes every operation of the engine fail. This package finds what a model cannot show: a
-// mount that stays beneath another one, a record that a boot reads in another way than the engine wrote it, a file below /etc
-// that belongs to neither release. Package testbed/faults tries less in a real guest, which has the kernel of a release,
-// systemd and dm-verity.
+// The model of a VM in package refresh makes every operation of the engine fail. This package finds
+// what a model cannot show: a mount that stays beneath another one, a record that a boot reads in
+// another way than the engine wrote it, a file below /etc that belongs to neither release. Package
+// testbed/faults tries less in a real guest, which has the kernel of a release, systemd and dm-verity.
 package crashtest
 
 import (
@@ -47,7 +49,8 @@ type Order struct {
 	Remove []string `json:",omitempty"`
 	// Arm lists failpoints, each "<action> <n> <name>".
 	Arm []string `json:",omitempty"`
-	// Request is an encoded agentapi.RefreshRequest. Without it the agent starts and continues what it finds in its journal.
+	// Request is an encoded agentapi.RefreshRequest. Without it the agent starts and continues what
+	// it finds in its journal.
 	Request []byte `json:",omitempty"`
 	// Assess is an encoded agentapi.AssessRequest. The agent answers it and changes nothing.
 	Assess []byte `json:",omitempty"`
@@ -63,7 +66,8 @@ type Order struct {
 type Answer struct {
 	// Error says why the machine could not carry the order out. All other fields are unset then.
 	Error string `json:",omitempty"`
-	// Paused is the failpoint that has paused the agent. The order is not finished yet: the machine waits for one with Continue.
+	// Paused is the failpoint that has paused the agent. The order is not finished yet: the machine
+	// waits for one with Continue.
 	Paused string `json:",omitempty"`
 	// Result is the report of the last agent.
 	Result Result
@@ -94,6 +98,7 @@ type Result struct {
 	Error     string
 	// Pending is what the agent says is not in effect, and Remaining the processes that it says run old code.
 	Pending, Remaining []string
-	// Report is the encoded agentapi.Report of the last refresh, and Impact the encoded agentapi.Impact of an assessment.
+	// Report is the encoded agentapi.Report of the last refresh, and Impact the encoded
+	// agentapi.Impact of an assessment.
 	Report, Impact []byte
 }

@@ -381,7 +381,8 @@ func (f found) told(path string) bool {
 	})
 }
 
-// checkFiles compares the files of a machine with those of the new release, with what was changed here, and with the report.
+// checkFiles compares the files of a machine with those of the new release, with what was changed
+// here, and with the report.
 func (c *trial) checkFiles(t *testing.T, way string, got found) {
 	t.Helper()
 	for _, path := range osPaths {
@@ -394,8 +395,10 @@ func (c *trial) checkFiles(t *testing.T, way string, got found) {
 		switch told := got.told(path); {
 		case told && local == untouched:
 			t.Errorf("%s: a conflict of %s is told, which was not changed here", way, path)
-		case is != want && !told && (local == untouched || was != want || strings.HasPrefix(path, "var/opt/")) && !c.followsBoth(path, is):
-			t.Errorf("%s: %s is %v, in the releases %v and then %v, %s here: it is not told", way, path, is, was, want, local)
+		case is != want && !told && (local == untouched || was != want || strings.HasPrefix(path, "var/opt/")) &&
+			!c.followsBoth(path, is):
+			t.Errorf("%s: %s is %v, in the releases %v and then %v, %s here: it is not told", way,
+				path, is, was, want, local)
 		case local == written && strings.HasPrefix(path, "etc/") && is.text != "here":
 			t.Errorf("%s: %s, which was written here, is %v", way, path, is)
 		}
@@ -408,11 +411,14 @@ func (c *trial) checkFiles(t *testing.T, way string, got found) {
 	if c.New.Part == 0 {
 		want = c.Old.part(partConf)
 	}
-	if is := got.file(partConf); c.Local[partConf] == untouched && is != want || c.Local[partConf] == written && is.text != "here" {
-		t.Errorf("%s: %s is %v, in the components %d and then %d, %s here", way, partConf, is, c.Old.Part, c.New.Part, c.Local[partConf])
+	if is := got.file(partConf); c.Local[partConf] == untouched && is != want ||
+		c.Local[partConf] == written && is.text != "here" {
+		t.Errorf("%s: %s is %v, in the components %d and then %d, %s here", way, partConf, is, c.Old.Part,
+			c.New.Part, c.Local[partConf])
 	}
 	passwd := got.file("etc/passwd").text
-	if c.New.Account && !strings.Contains(passwd, "daemon:x:990:") && !(strings.Contains(passwd, "daemon:x:") && got.told("etc/passwd")) {
+	if c.New.Account && !strings.Contains(passwd, "daemon:x:990:") &&
+		!(strings.Contains(passwd, "daemon:x:") && got.told("etc/passwd")) {
 		t.Errorf("%s: the account of the release: %q, conflicts %v", way, passwd, got.report.GetConflictDetails())
 	}
 	if c.Account && !strings.Contains(passwd, "mine:x:99") {
@@ -420,11 +426,12 @@ func (c *trial) checkFiles(t *testing.T, way string, got found) {
 	}
 }
 
-// followsBoth reports whether a file below /etc has the content and the mode that were changed here, and the release's where they
-// were not, and neither was changed both here and by the release: that is no conflict.
+// followsBoth reports whether a file below /etc has the content and the mode that were changed here, and the
+// release's where they were not, and neither was changed both here and by the release: that is no conflict.
 func (c *trial) followsBoth(path string, is version) bool {
 	was, want := c.Old.Files[path], c.New.Files[path]
-	here := map[local]version{written: {true, "here", was.mode, was.owner}, moded: {true, was.text, 0o640, was.owner}}[c.Local[path]]
+	here := map[local]version{written: {true, "here", was.mode, was.owner},
+		moded: {true, was.text, 0o640, was.owner}}[c.Local[path]]
 	if !strings.HasPrefix(path, "etc/") || !was.there || !want.there || !here.there {
 		return false
 	}
@@ -480,7 +487,8 @@ func (c *trial) checkUnits(t *testing.T, way string, got found, left string) {
 		if started {
 			continue
 		}
-		if again := ran && runs && got.was[name].PID != is.PID; again != slices.Contains(restarts, name) && after.Program > 0 {
+		if again := ran && runs &&
+			got.was[name].PID != is.PID; again != slices.Contains(restarts, name) && after.Program > 0 {
 			t.Errorf("%s: %s was restarted: %v; reported are %q", way, name, again, restarts)
 		}
 		if fresh := !ran && runs; fresh != slices.Contains(starts, name) {
@@ -516,7 +524,8 @@ func (c *trial) checkNextPlan(t *testing.T, m *machine, got found) {
 	}
 	order := c.move(t, "new", "old", nil)
 	planned := &agentapi.Impact{}
-	if err := proto.Unmarshal(m.carryOut(t, Order{Assess: request, Blobs: order.Blobs}).Result.Impact, planned); err != nil {
+	if err := proto.Unmarshal(m.carryOut(t, Order{Assess: request, Blobs: order.Blobs}).Result.Impact,
+		planned); err != nil {
 		t.Fatal(err)
 	}
 	for _, short := range append(slices.Clone(unitNames), partUnit) {
@@ -524,9 +533,11 @@ func (c *trial) checkNextPlan(t *testing.T, m *machine, got found) {
 		is, runs := got.Units[name]
 		old := is.Runs != is.Present
 		changes := c.Old.Units[short].Program != c.New.Units[short].Program
-		plans := slices.ContainsFunc(planned.GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == name })
+		plans := slices.ContainsFunc(planned.GetUnits(),
+			func(u *agentapi.UnitImpact) bool { return u.GetUnit() == name })
 		if runs && plans != (changes || old || c.New.Loader) {
-			t.Errorf("%s runs old code: %v, and its program changes: %v; the next plan has %v", name, old, changes, planned.GetUnits())
+			t.Errorf("%s runs old code: %v, and its program changes: %v; the next plan has %v", name, old,
+				changes, planned.GetUnits())
 		}
 	}
 }

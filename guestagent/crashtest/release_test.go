@@ -55,13 +55,14 @@ const (
 	service = "usr/bin/idle"
 )
 
-// system is what all releases have: the program of a machine, mkfs.ext4 to make the private disk with, a service, and the
-// list of the running kernel's modules.
+// system is what all releases have: the program of a machine, mkfs.ext4 to make the private disk
+// with, a service, and the list of the running kernel's modules.
 func system(t *testing.T, program string) files {
 	t.Helper()
-	f := files{content: map[string][]byte{}, modes: map[string]uint32{}, owners: map[string]uint32{}, links: map[string]string{
-		"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "opt": "var/opt",
-	}}
+	f := files{content: map[string][]byte{}, modes: map[string]uint32{}, owners: map[string]uint32{},
+		links: map[string]string{
+			"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "opt": "var/opt",
+		}}
 	copyFile := func(name, from string) {
 		data, err := os.ReadFile(from)
 		if err != nil {
@@ -99,14 +100,15 @@ func system(t *testing.T, program string) files {
 	return f
 }
 
-// named returns the system with the files of the release of this name. Between two releases files are added, removed and
-// changed in /usr, /etc and /opt, and added in /var.
+// named returns the system with the files of the release of this name. Between two releases files
+// are added, removed and changed in /usr, /etc and /opt, and added in /var.
 func (f files) named(name string) files {
 	f = f.copied()
 	f.put("usr/share/mark", name)
 	f.put("usr/share/"+name+"-only", name)
 	for _, program := range []string{"usr/bin/db", "usr/bin/web"} {
-		f.content[program] = append(bytes.Clone(f.content[service]), name...) // ignored behind the last section of a program
+		f.content[program] = append(bytes.Clone(f.content[service]),
+			name...) // ignored behind the last section of a program
 	}
 	f.put("etc/mark/changes.conf", name)
 	f.put("etc/mark/mode.conf", name)
@@ -150,7 +152,8 @@ func (f files) tree() (*tree.Tree, error) {
 			mode = other
 		}
 		contents[tree.Sum(data)] = data
-		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode, UID: f.owners[name], Size: int64(len(data)),
+		entries[name] = tree.Entry{Path: name, Type: tree.Regular, Mode: mode,
+			UID: f.owners[name], Size: int64(len(data)),
 			Digest: tree.Sum(data)}
 	}
 	for name, target := range f.links {
@@ -215,8 +218,10 @@ func (w *world) release(t *testing.T, name string, f files) {
 	file := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 6}
 	made.contents = contents.Bytes()
 	made.manifest = &release.StackManifest{
-		Schema: release.StackSchema, Base: release.Member{ID: tree.Sum([]byte(name)), Name: "debian", Sequence: uint64(len(w.releases) + 1)},
-		Architecture: "amd64", OS: "a machine", Contents: blob, Kernel: release.Kernel{Release: kernel, Image: file, Modules: file},
+		Schema:       release.StackSchema,
+		Base:         release.Member{ID: tree.Sum([]byte(name)), Name: "debian", Sequence: uint64(len(w.releases) + 1)},
+		Architecture: "amd64", OS: "a machine", Contents: blob,
+		Kernel: release.Kernel{Release: kernel, Image: file, Modules: file},
 	}
 	for _, image := range w.chain {
 		made.manifest.Layers = append(made.manifest.Layers, image.Layer)
@@ -261,7 +266,8 @@ func (w *world) component(t *testing.T, name, component string, f files) Image {
 	stack := *w.last.manifest
 	stack.Contents, stack.BaseLayers = blob, len(stack.Layers)
 	stack.Layers = append(slices.Clone(stack.Layers), wrote)
-	stack.Components = []release.Member{{ID: tree.Sum([]byte(name)), Name: component, Sequence: uint64(len(w.releases) + 1)}}
+	stack.Components = []release.Member{{ID: tree.Sum([]byte(name)), Name: component,
+		Sequence: uint64(len(w.releases) + 1)}}
 	made := &made{contents: contents.Bytes(), manifest: &stack}
 	var id tree.Digest
 	if made.signed, id, err = release.SignStack(made.manifest, w.key); err != nil {

@@ -24,8 +24,8 @@ func (w *world) start(t *testing.T, on disk, given string, layers []Image) (m *m
 	return m, m.carryOut(t, Order{Sync: true})
 }
 
-// Whatever way a machine reaches a stack, it ends with the same files below /etc and /opt, accounts and baseline, also if no
-// layer of the stack before is attached any more.
+// Whatever way a machine reaches a stack, it ends with the same files below /etc and /opt, accounts
+// and baseline, also if no layer of the stack before is attached any more.
 func TestEveryWayToAStackEndsTheSame(t *testing.T) {
 	w := newWorld(t)
 	chain := w.chain
@@ -36,7 +36,8 @@ func TestEveryWayToAStackEndsTheSame(t *testing.T) {
 			order := w.move(t, from, "full", starting(from == "three"))
 			order.Sync = true
 			refreshed := m.carryOut(t, order)
-			if !refreshed.Result.Committed || w.name(refreshed.Result.Stack) != "full" || len(refreshed.Result.Pending) > 0 {
+			if !refreshed.Result.Committed || w.name(refreshed.Result.Stack) != "full" ||
+				len(refreshed.Result.Pending) > 0 {
 				t.Fatalf("the refresh: %+v", refreshed.Result)
 			}
 			after := snapshot(t, m.disk)
@@ -87,7 +88,8 @@ func (w *world) withoutBaseline(t *testing.T, from, to string) {
 
 	m, answer := w.start(t, without, to, w.chain)
 	stack := w.releases[from].stack.Key()
-	if w.name(answer.Result.Stack) != to || len(answer.Result.Pending) != 1 || !strings.Contains(answer.Result.Pending[0], stack) {
+	if w.name(answer.Result.Stack) != to || len(answer.Result.Pending) != 1 ||
+		!strings.Contains(answer.Result.Pending[0], stack) {
 		t.Errorf("it does not say that /etc is of another stack: %+v", answer.Result)
 	}
 	if !strings.Contains(answer.Look, "baseline of "+stack+", unlisted true") {

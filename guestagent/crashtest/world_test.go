@@ -45,8 +45,9 @@ type world struct {
 	lastTree      *tree.Tree
 	// kernel is the release of the kernel of the next releases; "" for that of the host.
 	kernel string
-	// disks has the private disk of a machine that runs a release, and has run others before. looks describes that machine.
-	// On the disk, a file in /opt was changed, which the next refresh replaces: before describes the machine with it.
+	// disks has the private disk of a machine that runs a release, and has run others before. looks
+	// describes that machine. On the disk, a file in /opt was changed, which the next refresh
+	// replaces: before describes the machine with it.
 	disks         map[string]disk
 	looks, before map[string]string
 	// purged describes the machine that runs release one after the component has gone with what it brought.
@@ -78,7 +79,8 @@ func emptyWorld(t *testing.T) *world {
 		looks: map[string]string{}, before: map[string]string{}}
 	w.program = filepath.Join(w.dir, "machine")
 	// As the GNUmakefile compiles the agent, so that most of it is in Go's cache.
-	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w", "-o", w.program, "./machine")
+	build := exec.CommandContext(t.Context(), "go", "build", "-tags=faults", "-trimpath", "-ldflags=-s -w",
+		"-o", w.program, "./machine")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the program of a machine: %v: %s", err, out)
@@ -113,7 +115,8 @@ func (w *world) learn(t *testing.T) {
 			t.Fatalf("a refresh from %s to %s without a fault: %+v", step[0], step[1], answer.Result)
 		}
 		w.looks[step[1]] = answer.Look
-		w.before[step[1]] = m.carryOut(t, Order{Write: map[string]string{"/opt/acme/changed-here.conf": "here"}, Sync: true}).Look
+		w.before[step[1]] = m.carryOut(t,
+			Order{Write: map[string]string{"/opt/acme/changed-here.conf": "here"}, Sync: true}).Look
 		w.disks[step[1]] = snapshot(t, blank)
 	}
 	m.end(t)
@@ -126,16 +129,18 @@ func (w *world) learn(t *testing.T) {
 	for _, gone := range []string{"etc/extra/mode.conf", "etc/extra/changed-here.conf"} {
 		of := func(look string) string { return (found{Answer: Answer{Look: look}}).file(gone).text }
 		if of(w.looks["one"]) == "" || of(w.purged) != "" {
-			t.Fatalf("with the component gone, /%s is %q, and after a purge %q: %+v", gone, of(w.looks["one"]), of(w.purged), answer.Result)
+			t.Fatalf("with the component gone, /%s is %q, and after a purge %q: %+v", gone, of(w.looks["one"]),
+				of(w.purged), answer.Result)
 		}
 	}
-	if strings.Contains(w.looks["one"], "twice") || w.looks["one"] == w.looks["two"] || w.looks["two"] == w.looks["three"] {
+	if strings.Contains(w.looks["one"], "twice") || w.looks["one"] == w.looks["two"] ||
+		w.looks["two"] == w.looks["three"] {
 		t.Fatalf("the releases look like\n%s\n%s\n%s", w.looks["one"], w.looks["two"], w.looks["three"])
 	}
 }
 
-// The disks of machines that were configured with release two when they were started, and that the host has moved to release one
-// since: moved runs it, and used has attached the component by itself.
+// The disks of machines that were configured with release two when they were started, and that the
+// host has moved to release one since: moved runs it, and used has attached the component by itself.
 const moved, used = "moved", "used"
 
 // learnOwn fills disks with these.
@@ -215,7 +220,8 @@ func (w *world) bootAs(t *testing.T, as Machine, given string) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	as.Config = agentapi.BootConfig{
-		Stack: w.releases[given].stack, Operators: []string{base64.StdEncoding.EncodeToString(w.public())}, Hostname: "machine",
+		Stack:     w.releases[given].stack,
+		Operators: []string{base64.StdEncoding.EncodeToString(w.public())}, Hostname: "machine",
 		Detaches: as.Config.Detaches,
 	}
 	data, err := json.Marshal(as)
@@ -226,7 +232,8 @@ func (w *world) bootAs(t *testing.T, as Machine, given string) *machine {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{disk: as.Disk, process: exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file),
+	m := &machine{disk: as.Disk,
+		process:   exec.CommandContext(context.WithoutCancel(t.Context()), w.program, "boot", file),
 		complaint: &locked{}}
 	m.process.Stderr = m.complaint
 	// A Go program that lives for milliseconds starts faster without a garbage collector and with one processor.
@@ -286,8 +293,8 @@ func (m *machine) carryOut(t *testing.T, order Order) Answer {
 	return answer
 }
 
-// mustBeWhole fails the test unless no refresh is in flight, and everything in the machine belongs to the release that the agent
-// reports. It returns that release.
+// mustBeWhole fails the test unless no refresh is in flight, and everything in the machine belongs
+// to the release that the agent reports. It returns that release.
 func (w *world) mustBeWhole(t *testing.T, k kind, answer Answer) string {
 	t.Helper()
 	runs := w.name(answer.Result.Stack)

@@ -126,7 +126,8 @@ func TestAFileSystemIsMadeOnABlankDiskAlone(t *testing.T) {
 		head, readErr := os.ReadFile(disk.Node)
 		must(t, readErr)
 		_, missing := geometryOf(agentapi.Ext4, head[:superBytes])
-		if (err != nil) != test.fails || (missing == nil) != test.made || !strings.HasPrefix(string(head), test.content) {
+		if (err != nil) != test.fails || (missing == nil) != test.made ||
+			!strings.HasPrefix(string(head), test.content) {
 			t.Errorf("%s: %v, its file system: %v", name, err, missing)
 		}
 	}

@@ -84,12 +84,12 @@ type AccountMerge struct {
 // release's value allows less. No entry of this VM is removed: files of the account may be anywhere. An entry that was
 // removed here stays removed.
 //
-// An account that the release adds gets a free number if another account has its number here. Nothing that the release
-// says about a name is applied to a local account that happens to have that name: the release's is left out until the local
-// one has another name or is gone. What would give an account what another one has here is left out, too: an account without
-// a free number or whose primary group is not here while another group has that number, a range of subordinate numbers
-// that overlaps. New entries come before the first line that refers to NIS (nsswitch.conf(5), compat mode), since lookups
-// end there. Lines that are no entries stay where they are.
+// An account that the release adds gets a free number if another account has its number here. Nothing that the
+// release says about a name is applied to a local account that happens to have that name: the release's is left
+// out until the local one has another name or is gone. What would give an account what another one has here is
+// left out, too: an account without a free number or whose primary group is not here while another group has that
+// number, a range of subordinate numbers that overlaps. New entries come before the first line that refers to NIS
+// (nsswitch.conf(5), compat mode), since lookups end there. Lines that are no entries stay where they are.
 func MergeAccounts(base, ours, theirs AccountTexts) AccountMerge {
 	m := newAccountMerging(base, ours, theirs)
 	m.all()
@@ -121,9 +121,10 @@ type accountMerging struct {
 func newAccountMerging(base, ours, theirs AccountTexts) *accountMerging {
 	return &accountMerging{
 		base: base, ours: ours, theirs: theirs,
-		added: map[string]map[string]bool{}, left: map[string]map[string]bool{}, refused: map[string]map[string][]string{},
-		parsed: map[string]map[string]accountLine{},
-		result: AccountMerge{Texts: AccountTexts{}, Left: AccountTexts{}},
+		added: map[string]map[string]bool{}, left: map[string]map[string]bool{},
+		refused: map[string]map[string][]string{},
+		parsed:  map[string]map[string]accountLine{},
+		result:  AccountMerge{Texts: AccountTexts{}, Left: AccountTexts{}},
 	}
 }
 
@@ -143,8 +144,8 @@ func (m *accountMerging) all() {
 	}
 }
 
-// renumbering compares the numbers of the release's accounts with those in here, this VM's passwd or group. A local account
-// of the same name is not the release's.
+// renumbering compares the numbers of the release's accounts with those in here, this VM's passwd
+// or group. A local account of the same name is not the release's.
 func (m *accountMerging) renumbering(path, here string) Numbers {
 	return renumbering(m.theirs[path], here, func(name string) bool { return m.local(path, name) })
 }
@@ -159,7 +160,8 @@ func (m *accountMerging) entries(path, text string) map[string]accountLine {
 }
 
 func (m *accountMerging) conflict(path string, kind Kind, format string, arguments ...any) {
-	m.result.Conflicts = append(m.result.Conflicts, Conflict{Path: path, Kind: kind, Reason: fmt.Sprintf(format, arguments...)})
+	m.result.Conflicts = append(m.result.Conflicts,
+		Conflict{Path: path, Kind: kind, Reason: fmt.Sprintf(format, arguments...)})
 }
 
 // file merges one file.
@@ -171,8 +173,8 @@ func (m *accountMerging) file(path string) {
 	taken := numbersOf(path, ours, theirs)
 	m.added[path], m.left[path], m.refused[path] = map[string]bool{}, map[string]bool{}, map[string][]string{}
 	for _, line := range theirs {
-		// An account of this VM's own stays without what the release says about the name, and so does what belongs to an
-		// account that is left out.
+		// An account of this VM's own stays without what the release says about the name, and so
+		// does what belongs to an account that is left out.
 		if line.entry && (kind.of == "" && m.local(path, line.name) || m.left[kind.of][m.accountOf(line)]) {
 			m.left[path][line.name] = true
 		}
@@ -223,7 +225,8 @@ func (m *accountMerging) file(path string) {
 // withoutLeft returns the lines of the release without what was left out.
 func (m *accountMerging) withoutLeft(path string, theirs []accountLine) []accountLine {
 	kind := accountFiles[path]
-	rest := slices.DeleteFunc(slices.Clone(theirs), func(line accountLine) bool { return line.entry && m.left[path][line.name] })
+	rest := slices.DeleteFunc(slices.Clone(theirs),
+		func(line accountLine) bool { return line.entry && m.left[path][line.name] })
 	for at, line := range rest {
 		refused := m.refused[path][line.name]
 		if !line.entry || len(refused) == 0 {
@@ -232,7 +235,8 @@ func (m *accountMerging) withoutLeft(path string, theirs []accountLine) []accoun
 		fields := slices.Clone(line.fields)
 		for i := range fields {
 			if kind.fields[i] == setField {
-				kept := slices.DeleteFunc(members(fields[i]), func(name string) bool { return slices.Contains(refused, name) })
+				kept := slices.DeleteFunc(members(fields[i]),
+					func(name string) bool { return slices.Contains(refused, name) })
 				fields[i] = strings.Join(kept, ",")
 			}
 		}
@@ -270,8 +274,10 @@ func (m *accountMerging) sameName(path string, ours, theirs accountLine) {
 	if accountFiles[path].of != "" {
 		return
 	}
-	m.conflict(path, AccountName, "the release adds %q with the number %s, and this VM has an account of this name of its own, "+
-		"with the number %s: nothing of the release is applied to it", theirs.name, theirs.field(numberIndex), ours.field(numberIndex))
+	m.conflict(path, AccountName,
+		"the release adds %q with the number %s, and this VM has an account of this name of its own, "+
+			"with the number %s: nothing of the release is applied to it", theirs.name,
+		theirs.field(numberIndex), ours.field(numberIndex))
 }
 
 // local reports whether this VM made an account itself: what a release says about an account of the same name is not
@@ -286,9 +292,9 @@ func (m *accountMerging) local(of, name string) bool {
 	return !is || !sameAccount(of, here, next)
 }
 
-// sameAccount reports whether an account that this VM did not get with the old release is the new release's of the same name
-// nevertheless: a system account with that number, which systemd-sysusers or a component that has gone since has made. A
-// user must have the release's shell, too.
+// sameAccount reports whether an account that this VM did not get with the old release is the new
+// release's of the same name nevertheless: a system account with that number, which systemd-sysusers
+// or a component that has gone since has made. A user must have the release's shell, too.
 func sameAccount(of string, here, next accountLine) bool {
 	const shellIndex = 6
 	number, known := here.number()
@@ -313,7 +319,8 @@ func (m *accountMerging) wanted(path string, line accountLine) bool {
 
 // add returns an entry of the release as this VM gets it: with a free number, if another account has its number here.
 // It returns false if no number is free, or if its primary group is not here and another group has that number.
-func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine, taken map[uint64]bool) (accountLine, bool) {
+func (m *accountMerging) add(path string, line accountLine, ours, theirs []accountLine,
+	taken map[uint64]bool) (accountLine, bool) {
 	kind := accountFiles[path]
 	fields := slices.Clone(line.fields)
 	for i := range fields {
@@ -322,7 +329,8 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 		}
 		group, known := m.groupHere(fields[i])
 		if !known {
-			m.conflict(path, AccountLeft, "the release adds %q with the primary group %s, and this VM has another group of that number",
+			m.conflict(path, AccountLeft,
+				"the release adds %q with the primary group %s, and this VM has another group of that number",
 				line.name, fields[i])
 			return line, false
 		}
@@ -343,12 +351,14 @@ func (m *accountMerging) add(path string, line accountLine, ours, theirs []accou
 			}
 			free, ok := freeNumber(number, func(n uint64) bool { return taken[n] || m.subordinateOf(path, n) != "" })
 			if !known || !ok {
-				m.conflict(path, AccountLeft, "the release adds %q with the number %s, which %q has here, and no number is free",
+				m.conflict(path, AccountLeft,
+					"the release adds %q with the number %s, which %q has here, and no number is free",
 					line.name, fields[i], holder)
 				return line, false
 			}
 			taken[free] = true
-			m.conflict(path, AccountNumber, "the release adds %q with the number %s, which %q has here, so %q got the number %d",
+			m.conflict(path, AccountNumber,
+				"the release adds %q with the number %s, which %q has here, so %q got the number %d",
 				line.name, fields[i], holder, line.name, free)
 			fields[i] = strconv.FormatUint(free, 10)
 		case plainField, passwordField, shellField, expiryField, groupField:
@@ -392,8 +402,8 @@ func (m *accountMerging) subordinateOf(path string, number uint64) string {
 	return ""
 }
 
-// overlaps reports whether a range of subordinate numbers that the release adds has numbers of another account here, its own
-// or those of its range. The release's account would be able to act as that account or as its subordinates.
+// overlaps reports whether a range of subordinate numbers that the release adds has numbers of another account here,
+// its own or those of its range. The release's account would be able to act as that account or as its subordinates.
 func (m *accountMerging) overlaps(path string, line accountLine, ours []accountLine) bool {
 	if !accountFiles[path].wholeLine {
 		return false
@@ -412,7 +422,8 @@ func (m *accountMerging) overlaps(path string, line accountLine, ours []accountL
 		number, known := here[name].number()
 		next, shares := theirs[name].number()
 		if ok && known && first <= number && number <= last && (!shares || next != number) {
-			m.conflict(path, AccountLeft, "the release adds the range %s, which has the number %d of %q", line.text, number, name)
+			m.conflict(path, AccountLeft,
+				"the release adds the range %s, which has the number %d of %q", line.text, number, name)
 			return true
 		}
 	}
@@ -505,7 +516,8 @@ func (m *accountMerging) members(path, name, base, ours, theirs string) string {
 		}
 		if local {
 			m.conflict(path, AccountName,
-				"the release adds %q to %q, and this VM has an account %q of its own, which was not added", member, name, member)
+				"the release adds %q to %q, and this VM has an account %q of its own, which was not added", member,
+				name, member)
 			continue
 		}
 		if !m.absent[member] {
@@ -528,8 +540,8 @@ func (m *accountMerging) otherLines(path string, base, ours, theirs []accountLin
 	}
 }
 
-// groupHere returns the number that a group of the release has in this VM. It returns false if the group is not here and
-// another one has its number: root's, which files get then, would be a membership.
+// groupHere returns the number that a group of the release has in this VM. It returns false if the group
+// is not here and another one has its number: root's, which files get then, would be a membership.
 func (m *accountMerging) groupHere(number string) (here string, known bool) {
 	n, err := strconv.ParseUint(number, 10, 32)
 	if err != nil || n == 0 {
@@ -596,7 +608,8 @@ func (k *accountFile) parse(text string) []accountLine {
 func (k *accountFile) line(text string) accountLine {
 	line := accountLine{text: text, fields: strings.Split(text, ":")}
 	line.compat = strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-")
-	line.entry = !line.compat && len(line.fields) > 1 && strings.TrimSpace(line.fields[0]) != "" && !strings.HasPrefix(text, "#")
+	line.entry = !line.compat && len(line.fields) > 1 && strings.TrimSpace(line.fields[0]) != "" &&
+		!strings.HasPrefix(text, "#")
 	if k.fields[numberIndex] == numberField {
 		_, err := strconv.ParseUint(line.field(numberIndex), 10, 32)
 		line.entry = line.entry && err == nil
@@ -632,7 +645,8 @@ func numbersOf(path string, files ...[]accountLine) map[uint64]bool {
 	return taken
 }
 
-// The numbers of accounts that are given: those of system accounts are below firstUser (sysusers.d(5), adduser.conf(5)).
+// The numbers of accounts that are given: those of system accounts are below firstUser
+// (sysusers.d(5), adduser.conf(5)).
 const firstSystem, firstUser, lastUser = 100, 1000, 59_999
 
 // freeNumber returns a free number of the same kind: for system accounts the highest below 1000, as systemd-sysusers

@@ -24,17 +24,18 @@ var kernelLabels = []string{"security.selinux", "security.ima", "security.evm", 
 
 // carriedAttribute reports whether a carry keeps an extended attribute. The others belong to the file system.
 func carriedAttribute(name string) bool {
-	return strings.HasPrefix(name, systemLists) || strings.HasPrefix(name, "security.") || strings.HasPrefix(name, "user.")
+	return strings.HasPrefix(name, systemLists) || strings.HasPrefix(name, "security.") ||
+		strings.HasPrefix(name, "user.")
 }
 
 // blend merges the attributes of a path that is of the same type in the old release, here, and in the new release:
 // content, mode, owner, group and each extended attribute. What only one side changed is taken. fromHere is true if the
 // content is that of this VM, and not the release's.
 //
-// Content of this VM may be a secret. So it gets no permission, owner, group or access control list of the release: the
-// release can only take permissions away. Of other content the result allows nobody anything that neither side allows:
-// where both changed the mode, it has the permissions of both. A setuid or setgid bit or a capability stays only if one of
-// the sides has it with the same content and owner.
+// Content of this VM may be a secret. So it gets no permission, owner, group or access control list of the
+// release: the release can only take permissions away. Of other content the result allows nobody anything
+// that neither side allows: where both changed the mode, it has the permissions of both. A setuid or
+// setgid bit or a capability stays only if one of the sides has it with the same content and owner.
 func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, conflicts []Conflict) {
 	after = clone(ours)
 	conflict := func(kind Kind, format string, arguments ...any) {
@@ -54,13 +55,15 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 	case ours.Mode == old.Mode && private:
 		after.Mode = ours.Mode & next.Mode
 		if more := next.Mode &^ ours.Mode; more != 0 {
-			conflict(Restricted, "mode %04o in the release: it has %04o, since its content is this VM's", next.Mode, after.Mode)
+			conflict(Restricted,
+				"mode %04o in the release: it has %04o, since its content is this VM's", next.Mode, after.Mode)
 		}
 	case ours.Mode == old.Mode:
 		after.Mode = next.Mode
 	case next.Mode != old.Mode && next.Mode != ours.Mode:
 		after.Mode = ours.Mode&next.Mode&^unix.S_ISVTX | (ours.Mode|next.Mode)&unix.S_ISVTX
-		conflict(Restricted, "mode %04o here and %04o in the release: it has %04o now", ours.Mode, next.Mode, after.Mode)
+		conflict(Restricted, "mode %04o here and %04o in the release: it has %04o now",
+			ours.Mode, next.Mode, after.Mode)
 	}
 	for _, owner := range []struct {
 		what                    string
@@ -70,7 +73,8 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 		switch {
 		case owner.here == owner.inRelease:
 		case owner.here == owner.before && private:
-			conflict(Restricted, "%s %d in the release: it stays %d, since its content is this VM's", owner.what, owner.inRelease, owner.here)
+			conflict(Restricted, "%s %d in the release: it stays %d, since its content is this VM's", owner.what,
+				owner.inRelease, owner.here)
 		case owner.here == owner.before:
 			*owner.after = owner.inRelease
 		case owner.inRelease != owner.before:
@@ -103,7 +107,8 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 	}
 	if more := permitted(after) &^ permittedBy(after, ours, next); more != 0 && after.Type != tree.Symlink {
 		after.Mode &^= more
-		conflict(Restricted, "mode %04o removed, since owner, group or access control list are not those that it was given to", more)
+		conflict(Restricted,
+			"mode %04o removed, since owner, group or access control list are not those that it was given to", more)
 	}
 	gives := func(has func(*tree.Entry) bool) bool {
 		return slices.ContainsFunc([]*tree.Entry{ours, next}, func(e *tree.Entry) bool {
@@ -114,12 +119,15 @@ func blend(old, ours, next *tree.Entry) (after *tree.Entry, fromHere bool, confl
 		for _, bit := range []uint32{unix.S_ISUID, unix.S_ISGID} {
 			if after.Mode&bit != 0 && !gives(func(e *tree.Entry) bool { return e.Mode&bit != 0 }) {
 				after.Mode &^= bit
-				conflict(Restricted, "mode %04o removed, since content or owner are not those that it was given to", bit)
+				conflict(Restricted,
+					"mode %04o removed, since content or owner are not those that it was given to", bit)
 			}
 		}
-		if now, has := after.Xattrs[capability]; has && !gives(func(e *tree.Entry) bool { return e.Xattrs[capability] == now }) {
+		if now, has := after.Xattrs[capability]; has &&
+			!gives(func(e *tree.Entry) bool { return e.Xattrs[capability] == now }) {
 			delete(after.Xattrs, capability)
-			conflict(Restricted, "its capabilities removed, since content or owner are not those that they were given to")
+			conflict(Restricted,
+				"its capabilities removed, since content or owner are not those that they were given to")
 		}
 	}
 	return after, fromHere, conflicts
@@ -190,15 +198,15 @@ const (
 	othersShift = 0
 )
 
-// accessor is somebody who wants to use a file: a user with a group. listed is true for somebody whom the access control
-// list of the merged file names.
+// accessor is somebody who wants to use a file: a user with a group. listed is true for somebody
+// whom the access control list of the merged file names.
 type accessor struct {
 	uid, gid uint32
 	listed   bool
 }
 
-// class returns by which part of the mode of e somebody is judged. list is the access control list of the merged file. It
-// returns false if that is unknown: e has another list.
+// class returns by which part of the mode of e somebody is judged. list is the access control list
+// of the merged file. It returns false if that is unknown: e has another list.
 func (a accessor) class(e *tree.Entry, list string) (shift uint, known bool) {
 	has := e.Xattrs[accessList]
 	switch {

@@ -33,71 +33,88 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 		old, ours, next, want *tree.Entry
 		kinds                 []Kind
 	}{
-		"the mode here, the content there": {fileEntry("1", 0o644, 0), fileEntry("1", 0o600, 0), fileEntry("2", 0o644, 0),
+		"the mode here, the content there": {fileEntry("1", 0o644, 0), fileEntry("1", 0o600, 0),
+			fileEntry("2", 0o644, 0),
 			fileEntry("2", 0o600, 0), nil},
-		"the content here, the mode there": {fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("1", 0o640, 0),
+		"the content here, the mode there": {fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0),
+			fileEntry("1", 0o640, 0),
 			fileEntry("mine", 0o640, 0), nil},
 		"the owner here, the content there": {
-			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 33), fileEntry("2", 0o640, 0), fileEntry("2", 0o640, 33), nil,
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 33), fileEntry("2", 0o640, 0),
+			fileEntry("2", 0o640, 33), nil,
 		},
 		"the mode in both": {
-			fileEntry("1", 0o640, 0), fileEntry("1", 0o666, 0), fileEntry("1", 0o755, 0), fileEntry("1", 0o644, 0), []Kind{Restricted},
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o666, 0), fileEntry("1", 0o755, 0),
+			fileEntry("1", 0o644, 0), []Kind{Restricted},
 		},
 		"the content in both, the mode there": {
-			fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("mine", 0o600, 0), []Kind{Changed},
+			fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), fileEntry("2", 0o600, 0),
+			fileEntry("mine", 0o600, 0), []Kind{Changed},
 		},
 		"the same in both": {fileEntry("1", 0o644, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), fileEntry("2", 0o600, 0), nil},
 		"the owner in both": {fileEntry("1", 0o644, 0), fileEntry("1", 0o644, 5), fileEntry("1", 0o644, 6),
 			fileEntry("1", 0o644, 5), []Kind{Changed, Changed}},
 		"the group here, a permission of the group there": {
-			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 50), fileEntry("1", 0o660, 0), fileEntry("1", 0o640, 50), []Kind{Restricted},
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 50), fileEntry("1", 0o660, 0),
+			fileEntry("1", 0o640, 50), []Kind{Restricted},
 		},
 		"a permission of the group here, the group there": {
-			fileEntry("1", 0o640, 0), fileEntry("1", 0o660, 0), fileEntry("1", 0o640, 50), fileEntry("1", 0o640, 50), []Kind{Restricted},
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o660, 0), fileEntry("1", 0o640, 50),
+			fileEntry("1", 0o640, 50), []Kind{Restricted},
 		},
 		"the owner here, a permission of the owner there": {
-			fileEntry("1", 0o600, 0), fileEntry("1", 0o600, 50), fileEntry("1", 0o700, 0), fileEntry("1", 0o600, 50), []Kind{Restricted},
+			fileEntry("1", 0o600, 0), fileEntry("1", 0o600, 50), fileEntry("1", 0o700, 0),
+			fileEntry("1", 0o600, 50), []Kind{Restricted},
 		},
 		"a list here, a permission of the group there": {
 			fileEntry("1", 0o640, 0), with(fileEntry("1", 0o640, 0), accessList, "bob"), fileEntry("1", 0o660, 0),
 			with(fileEntry("1", 0o640, 0), accessList, "bob"), []Kind{Restricted},
 		},
 		"owner and mode there": {
-			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 0), fileEntry("1", 0o770, 50), fileEntry("1", 0o770, 50), nil,
+			fileEntry("1", 0o640, 0), fileEntry("1", 0o640, 0), fileEntry("1", 0o770, 50),
+			fileEntry("1", 0o770, 50), nil,
 		},
 		"an attribute here, the content there": {
 			fileEntry("1", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "mine"), fileEntry("2", 0o644, 0),
 			with(fileEntry("2", 0o644, 0), "user.note", "mine"), nil,
 		},
 		"an attribute there, the content here": {
-			fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "theirs"),
+			fileEntry("1", 0o644, 0), fileEntry("mine", 0o644, 0),
+			with(fileEntry("1", 0o644, 0), "user.note", "theirs"),
 			with(fileEntry("mine", 0o644, 0), "user.note", "theirs"), nil,
 		},
 		"an attribute removed there": {
-			with(fileEntry("1", 0o644, 0), "user.note", "x"), with(fileEntry("mine", 0o644, 0), "user.note", "x"), fileEntry("1", 0o644, 0),
+			with(fileEntry("1", 0o644, 0), "user.note", "x"), with(fileEntry("mine", 0o644, 0), "user.note", "x"),
+			fileEntry("1", 0o644, 0),
 			fileEntry("mine", 0o644, 0), nil,
 		},
 		"an attribute in both": {
-			fileEntry("1", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "mine"), with(fileEntry("1", 0o644, 0), "user.note", "theirs"),
+			fileEntry("1", 0o644, 0), with(fileEntry("1", 0o644, 0), "user.note", "mine"),
+			with(fileEntry("1", 0o644, 0), "user.note", "theirs"),
 			with(fileEntry("1", 0o644, 0), "user.note", "mine"), []Kind{Changed},
 		},
 		"setuid there is not for the content of here": {
-			fileEntry("1", 0o755, 0), fileEntry("mine", 0o755, 0), fileEntry("1", 0o4755, 0), fileEntry("mine", 0o755, 0), []Kind{Restricted},
+			fileEntry("1", 0o755, 0), fileEntry("mine", 0o755, 0), fileEntry("1", 0o4755, 0),
+			fileEntry("mine", 0o755, 0), []Kind{Restricted},
 		},
 		"setuid there is not for the owner of here": {
-			fileEntry("1", 0o755, 7), fileEntry("1", 0o755, 0), fileEntry("1", 0o4755, 7), fileEntry("1", 0o755, 0), []Kind{Restricted},
+			fileEntry("1", 0o755, 7), fileEntry("1", 0o755, 0), fileEntry("1", 0o4755, 7),
+			fileEntry("1", 0o755, 0), []Kind{Restricted},
 		},
 		"capabilities of here are not for the content of there": {
 			fileEntry("1", 0o755, 0), with(fileEntry("1", 0o755, 0), capability, "c"), fileEntry("2", 0o755, 0),
 			fileEntry("2", 0o755, 0), []Kind{Restricted},
 		},
-		"content of here is not opened to others": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0), fileEntry("1", 0o644, 0),
+		"content of here is not opened to others": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
+			fileEntry("1", 0o644, 0),
 			fileEntry("secret", 0o640, 0), []Kind{Restricted}},
 		"content of here with a mode that loses and gains": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
 			fileEntry("1", 0o604, 0), fileEntry("secret", 0o600, 0), []Kind{Restricted}},
-		"content of both is not opened to others": {fileEntry("1", 0o600, 0), fileEntry("secret", 0o600, 0), fileEntry("2", 0o644, 0),
+		"content of both is not opened to others": {fileEntry("1", 0o600, 0), fileEntry("secret", 0o600, 0),
+			fileEntry("2", 0o644, 0),
 			fileEntry("secret", 0o600, 0), []Kind{Changed, Restricted}},
-		"content of here is not given to another owner and group": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
+		"content of here is not given to another owner and group": {fileEntry("1", 0o640, 0),
+			fileEntry("secret", 0o640, 0),
 			fileEntry("1", 0o640, 33), fileEntry("secret", 0o640, 0), []Kind{Restricted, Restricted}},
 		"content of here is not given to who is listed there": {fileEntry("1", 0o640, 0), fileEntry("secret", 0o640, 0),
 			with(fileEntry("1", 0o640, 0), accessList, "alice"), fileEntry("secret", 0o640, 0), []Kind{Restricted}},
@@ -117,7 +134,8 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 			if !slices.Equal(kinds, test.kinds) {
 				t.Errorf("conflicts %v, want %v", conflicts, test.kinds)
 			}
-			if wantHere := test.want.Digest == test.ours.Digest && test.want.Digest != test.next.Digest; fromHere != wantHere {
+			if wantHere := test.want.Digest == test.ours.Digest &&
+				test.want.Digest != test.next.Digest; fromHere != wantHere {
 				t.Errorf("the content is from here: %v", fromHere)
 			}
 		})
@@ -128,7 +146,8 @@ func TestAttributesAreMergedOneByOne(t *testing.T) {
 func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string) *tree.Entry {
-			e := fileEntry(rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, label), uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")),
+			e := fileEntry(rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, label),
+				uint32(rapid.IntRange(0, 0o7777).Draw(t, "mode")),
 				uint32(rapid.IntRange(0, 2).Draw(t, "owner")))
 			e.GID = uint32(rapid.IntRange(0, 2).Draw(t, "group"))
 			if rapid.Bool().Draw(t, "capable") {
@@ -148,7 +167,8 @@ func TestAMergeOfAttributesAllowsNothingThatNeitherSideAllows(t *testing.T) {
 					given |= access(next, uid, gid)
 				}
 				if more := access(got, uid, gid) &^ given; more != 0 {
-					t.Errorf("%d:%d gets %o of %o:%d:%d, content %v here, %v in the release", uid, gid, more, got.Mode, got.UID, got.GID,
+					t.Errorf("%d:%d gets %o of %o:%d:%d, content %v here, %v in the release", uid, gid, more,
+						got.Mode, got.UID, got.GID,
 						got.Digest == ours.Digest, got.Digest == next.Digest)
 				}
 			}

@@ -21,8 +21,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Baseline is what one stack has of all paths that are not of the OS alone: the old side of the next carry. It is on the
-// private disk, because the layers of that stack may be gone by then: a stack may share none with the one before.
+// Baseline is what one stack has of all paths that are not of the OS alone: the old side of the next carry. It is on
+// the private disk, because the layers of that stack may be gone by then: a stack may share none with the one before.
 type Baseline struct {
 	// Stack is the key of the stack (release.Stack.Key).
 	Stack string
@@ -158,11 +158,13 @@ func (b *Baseline) Differences(next *Baseline) []Difference {
 // after returns the baseline of the stack to which the differences lead, whose tree is at root. base is the tree of its
 // base, nil if the stack has no components. left are the paths that stay although the stack has them no more, and purge
 // those that are removed once the carry is settled.
-func (b *Baseline) after(differences []Difference, root, base *os.Root, stack string, left, purge []*tree.Entry) (*Baseline, error) {
+func (b *Baseline) after(differences []Difference, root, base *os.Root, stack string, left,
+	purge []*tree.Entry) (*Baseline, error) {
 	if b.Unlisted { // what /etc has of that stack stays unknown
 		return &Baseline{Stack: b.Stack, Unlisted: true, settled: stack}, nil
 	}
-	next := &Baseline{Stack: stack, settled: stack, contents: map[string][]byte{}, ofComponents: map[string]bool{}, left: maps.Clone(b.left)}
+	next := &Baseline{Stack: stack, settled: stack, contents: map[string][]byte{}, ofComponents: map[string]bool{},
+		left: maps.Clone(b.left)}
 	if next.left == nil {
 		next.left = map[string]tree.Entry{}
 	}
@@ -280,7 +282,8 @@ func decodeHead(data []byte) (b *Baseline, list []byte, err error) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrBaseline, err)
 	}
 	b = &Baseline{
-		Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial, settled: head.Settled, contents: head.Contents,
+		Stack: head.Stack, Unlisted: head.Unlisted, Partial: head.Partial,
+		settled: head.Settled, contents: head.Contents,
 		ofComponents: map[string]bool{}, left: map[string]tree.Entry{}, purge: map[string]tree.Entry{},
 	}
 	for _, entry := range head.Purge {
@@ -327,8 +330,8 @@ func decodeBaseline(data []byte) (*Baseline, error) {
 // baselinePath is the file of the baseline at which /etc stands.
 func (c Carrier) baselinePath() string { return filepath.Join(filepath.Dir(c.Record), baselineName) }
 
-// Baseline reads the baseline at which /etc stands; ErrBaseline if there is none, or none that can be used. An agent of an
-// earlier version settles a carry and writes no baseline: the one from before is outdated then.
+// Baseline reads the baseline at which /etc stands; ErrBaseline if there is none, or none that can be used. An
+// agent of an earlier version settles a carry and writes no baseline: the one from before is outdated then.
 func (c Carrier) Baseline() (*Baseline, error) { return c.readBaseline(decodeBaseline) }
 
 // BaselineHead is Baseline without what it lists.
@@ -353,7 +356,8 @@ func (c Carrier) readBaseline(decode func(data []byte) (*Baseline, error)) (*Bas
 		return nil, err
 	}
 	if found && ends.To != baseline.Stack && ends.To != baseline.settled {
-		return nil, fmt.Errorf("%w: it is of stack %s, and /etc was carried to stack %s since", ErrBaseline, baseline.Stack, ends.To)
+		return nil, fmt.Errorf("%w: it is of stack %s, and /etc was carried to stack %s since",
+			ErrBaseline, baseline.Stack, ends.To)
 	}
 	return baseline, nil
 }
@@ -398,7 +402,8 @@ func (c Carrier) placeBaseline() error {
 
 // Entry returns what the stack has at a path, which is relative to the root; nil if it has nothing there.
 func (b *Baseline) Entry(name string) *tree.Entry {
-	at, found := slices.BinarySearchFunc(b.entries, name, func(e tree.Entry, name string) int { return tree.Compare(e.Path, name) })
+	at, found := slices.BinarySearchFunc(b.entries, name,
+		func(e tree.Entry, name string) int { return tree.Compare(e.Path, name) })
 	if !found {
 		return nil
 	}

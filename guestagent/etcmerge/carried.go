@@ -28,8 +28,8 @@ const (
 // ErrRoom means that the private disk has no room for what a carry brings.
 var ErrRoom = errors.New("the private disk is too full")
 
-// decideCarried decides about a path of CarriedByOS: where the release changed it, the release wins. Kind and Reason are
-// set where that goes over a change of this VM.
+// decideCarried decides about a path of CarriedByOS: where the release changed it, the release
+// wins. Kind and Reason are set where that goes over a change of this VM.
 func decideCarried(d Difference, ours *tree.Entry) Decision {
 	replace := func(reason string) Decision { return Decision{Replace, Replaced, reason} }
 	unchanged := same(ours, d.Old) && (ours == nil || alike(withoutLabels(ours, d), d.Old))
@@ -57,9 +57,9 @@ func decideCarried(d Difference, ours *tree.Entry) Decision {
 	}
 }
 
-// CarryFrom is Carry for a refresh. differences are those between the stacks that run before and after it. They are what
-// has to be carried only if /etc belongs to the first of them: otherwise that is found by comparing the baseline with the
-// new stack.
+// CarryFrom is Carry for a refresh. differences are those between the stacks that run before and
+// after it. They are what has to be carried only if /etc belongs to the first of them: otherwise
+// that is found by comparing the baseline with the new stack.
 func (c Carrier) CarryFrom(ctx context.Context, old *Baseline, differences []Difference, new string) (Outcome, error) {
 	if old.Stack == c.From && !old.Partial && !old.Unlisted {
 		return c.Carry(ctx, old, differences, new)
@@ -71,10 +71,13 @@ func (c Carrier) CarryFrom(ctx context.Context, old *Baseline, differences []Dif
 	all := []Difference{}
 	switch {
 	case old.Unlisted && old.Stack == c.To:
-		old = &Baseline{Stack: c.To, Partial: true, entries: next.entries, contents: next.contents} // back where /etc stands
+		old = &Baseline{Stack: c.To, Partial: true, entries: next.entries,
+			contents: next.contents} // back where /etc stands
 	case old.Unlisted:
-		// What this VM's files below /etc were before is not known. Those that it has from the release that runs follow.
-		all = slices.DeleteFunc(slices.Clone(differences), func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.CarriedByOS })
+		// What this VM's files below /etc were before is not known. Those that it has from the
+		// release that runs follow.
+		all = slices.DeleteFunc(slices.Clone(differences),
+			func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.CarriedByOS })
 		known := &Baseline{Partial: true}
 		for _, d := range known.Differences(next) {
 			if tree.OwnerOf(d.Path) == tree.CarriedByOS {
@@ -89,8 +92,8 @@ func (c Carrier) CarryFrom(ctx context.Context, old *Baseline, differences []Dif
 	return c.Carry(ctx, old, all, new)
 }
 
-// Stale returns the files of CarriedByOS that this VM does not have as the stack of the baseline has them, by the paths that
-// administrators know.
+// Stale returns the files of CarriedByOS that this VM does not have as the stack of the baseline
+// has them, by the paths that administrators know.
 func (c Carrier) Stale(baseline *Baseline) (files []string, err error) {
 	live, err := os.OpenRoot(c.Root)
 	if err != nil {
@@ -134,7 +137,8 @@ func (p *planner) changedHere(ctx context.Context) error {
 	left := int64(maxReread)
 	for i := range p.old.entries {
 		entry := &p.old.entries[i]
-		if tree.OwnerOf(entry.Path) != tree.CarriedByOS || entry.Type == tree.Directory || differs[entry.Path] || p.kept(entry.Path) {
+		if tree.OwnerOf(entry.Path) != tree.CarriedByOS || entry.Type == tree.Directory ||
+			differs[entry.Path] || p.kept(entry.Path) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -307,8 +311,9 @@ func (c Carrier) hasRoom(need int64) error {
 		return fmt.Errorf("look for room on the private disk: %w", err)
 	}
 	if free := int64(stat.Bavail) * stat.Bsize; need > free {
-		return fmt.Errorf("%w: the new files below /etc, /opt and /usr/local take %d bytes and %d are free: make room, or "+
-			"enlarge the disk", ErrRoom, need, free)
+		return fmt.Errorf(
+			"%w: the new files below /etc, /opt and /usr/local take %d bytes and %d are free: make room, or "+
+				"enlarge the disk", ErrRoom, need, free)
 	}
 	return nil
 }
@@ -409,8 +414,8 @@ func (c Carrier) pruneReplaced() error {
 	return nil
 }
 
-// directoryOf opens the directory of a carried path where a link to the record reaches: on the private disk's own mount.
-// It follows no symbolic link.
+// directoryOf opens the directory of a carried path where a link to the record reaches: on the
+// private disk's own mount. It follows no symbolic link.
 func (c Carrier) directoryOf(name string) (fd int, err error) {
 	top := c.Private
 	if top == "" {
@@ -422,7 +427,8 @@ func (c Carrier) directoryOf(name string) (fd int, err error) {
 	}
 	defer func() { err = errors.Join(err, unix.Close(root)) }()
 	fd, err = unix.Openat2(root, path.Dir(name), &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", shown(path.Dir(name)), err)
@@ -437,7 +443,8 @@ func (c Carrier) saveLink(s step) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(directory)) }()
-	if err := unix.Linkat(directory, path.Base(s.Path), unix.AT_FDCWD, filepath.Join(c.Record, s.Saved), 0); err != nil {
+	if err := unix.Linkat(directory, path.Base(s.Path), unix.AT_FDCWD,
+		filepath.Join(c.Record, s.Saved), 0); err != nil {
 		return fmt.Errorf("save %s: %w", shown(s.Path), err)
 	}
 	return nil
@@ -450,7 +457,8 @@ func (c Carrier) restoreLink(s step) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(directory)) }()
-	if err := unix.Linkat(unix.AT_FDCWD, filepath.Join(c.Record, s.Saved), directory, path.Base(temporaryName(s.Path)), 0); err != nil {
+	if err := unix.Linkat(unix.AT_FDCWD, filepath.Join(c.Record, s.Saved), directory,
+		path.Base(temporaryName(s.Path)), 0); err != nil {
 		return fmt.Errorf("restore %s: %w", shown(s.Path), err)
 	}
 	return nil

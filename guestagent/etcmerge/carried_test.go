@@ -52,8 +52,10 @@ func TestFilesOfTheOSFollowTheRelease(t *testing.T) {
 		"a patch": {files{acmed: "1.0"}, files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
 		"a local change": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "2.0"},
 			files{acmed: "2.0"}, files{"opt/acme/acmed": "mine"}, 1},
-		"a local change alone":   {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"}, files{acmed: "mine"}, nil, 1},
-		"the same change":        {files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 0},
+		"a local change alone": {files{acmed: "1.0"}, files{acmed: "mine"}, files{acmed: "1.0"},
+			files{acmed: "mine"}, nil, 1},
+		"the same change": {files{acmed: "1.0"}, files{acmed: "2.0"}, files{acmed: "2.0"},
+			files{acmed: "2.0"}, nil, 0},
 		"a local deletion":       {files{acmed: "1.0"}, files{}, files{acmed: "2.0"}, files{acmed: "2.0"}, nil, 1},
 		"a local deletion alone": {files{acmed: "1.0"}, files{}, files{acmed: "1.0"}, files{acmed: ""}, nil, 1},
 		"a file of the VM": {files{acmed: "1.0"}, files{acmed: "1.0", "var/opt/acme/own": "mine"},
@@ -94,7 +96,8 @@ func TestFilesOfTheOSFollowTheRelease(t *testing.T) {
 					t.Errorf("%s is %q, want %q", path, got, want)
 				}
 			}
-			if diff := cmp.Diff(map[string]string(test.aside), v.asides(t)); diff != "" && len(test.aside)+len(v.asides(t)) > 0 {
+			if diff := cmp.Diff(map[string]string(test.aside), v.asides(t)); diff != "" &&
+				len(test.aside)+len(v.asides(t)) > 0 {
 				t.Errorf("kept aside (want -, got +):\n%s", diff)
 			}
 			if len(outcome.Conflicts) != test.conflicts {
@@ -126,8 +129,10 @@ func TestAKeptFileBelowOptStays(t *testing.T) {
 			v := newVM(t, t.TempDir(), files{own: "1", other: "1"}, files{own: "configured", other: "1"}, next)
 			v.Keep = []string{"/" + own}
 			outcome := v.carry(t)
-			if after := read(t, v.Root); contentOf(after, own) != "configured" || contentOf(after, other) != "2" || len(outcome.Conflicts) != 0 {
-				t.Errorf("it has %q and %q, and tells %+v", contentOf(after, own), contentOf(after, other), outcome.Conflicts)
+			if after := read(t, v.Root); contentOf(after, own) != "configured" || contentOf(after, other) != "2" ||
+				len(outcome.Conflicts) != 0 {
+				t.Errorf("it has %q and %q, and tells %+v", contentOf(after, own),
+					contentOf(after, other), outcome.Conflicts)
 			}
 		})
 	}
@@ -203,7 +208,8 @@ func TestOnlyTheNewestReplacedFilesAreKept(t *testing.T) {
 // What an agent that did not carry these files has left is made up for by the first carry of one that does.
 func TestFilesOfTheOSFromAnUnknownReleaseFollowToo(t *testing.T) {
 	old := files{"var/opt/acmed": "2", "var/opt/same": "1", "var/opt/new": "2", "etc/a": "2"}
-	v := newVM(t, t.TempDir(), old, files{"var/opt/acmed": "1", "var/opt/same": "1", "var/opt/own": "1", "etc/a": "2"}, old)
+	v := newVM(t, t.TempDir(), old,
+		files{"var/opt/acmed": "1", "var/opt/same": "1", "var/opt/own": "1", "etc/a": "2"}, old)
 	v.From, v.To = "2", "2"
 	baseline := listed(t, v.old)
 	baseline.Partial = true
@@ -234,8 +240,8 @@ func TestFilesOfTheOSFromAnUnknownReleaseFollowToo(t *testing.T) {
 	}
 }
 
-// A boot that failed to carry leaves /etc at a stack before the one that runs. The next refresh starts from there: what the
-// product had then does not count as this VM's.
+// A boot that failed to carry leaves /etc at a stack before the one that runs. The next refresh
+// starts from there: what the product had then does not count as this VM's.
 func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
 	for name, test := range map[string]struct {
 		shape     func(*Baseline)
@@ -243,12 +249,14 @@ func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
 		want      string
 		conflicts int
 	}{
-		"it is known":                     {func(*Baseline) {}, "three", "3", 0},
-		"it is not known":                 {func(b *Baseline) { *b = Baseline{Stack: "one", Unlisted: true} }, "three", "1", 1},
+		"it is known": {func(*Baseline) {}, "three", "3", 0},
+		"it is not known": {func(b *Baseline) { *b = Baseline{Stack: "one", Unlisted: true} }, "three",
+			"1", 1},
 		"it is not known, but the target": {func(b *Baseline) { *b = Baseline{Stack: "one", Unlisted: true} }, "one", "1", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			one, two, three := files{"etc/a": "1", "var/opt/a": "1"}, files{"etc/a": "2", "var/opt/a": "2"}, files{"etc/a": "3", "var/opt/a": "3"}
+			one, two, three := files{"etc/a": "1", "var/opt/a": "1"}, files{"etc/a": "2", "var/opt/a": "2"},
+				files{"etc/a": "3", "var/opt/a": "3"}
 			v := newVM(t, t.TempDir(), one, one, map[string]files{"one": one, "three": three}[test.to])
 			baseline := listed(t, v.old)
 			baseline.Stack = "one"
@@ -268,13 +276,15 @@ func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
 			if got, want := contentOf(after, "var/opt/a"), contentOf(read(t, v.new), "var/opt/a"); got != want {
 				t.Errorf("/opt/a is %q, want %q", got, want)
 			}
-			etc := slices.DeleteFunc(outcome.Conflicts, func(c Conflict) bool { return !strings.HasPrefix(c.Path, "etc/") })
+			etc := slices.DeleteFunc(outcome.Conflicts,
+				func(c Conflict) bool { return !strings.HasPrefix(c.Path, "etc/") })
 			if len(etc) != test.conflicts {
 				t.Errorf("conflicts %+v, want %d", etc, test.conflicts)
 			}
 			must(t, v.Settle(test.to))
 			settled, err := v.Baseline()
-			if known := test.conflicts == 0; err != nil || settled.Unlisted == known || known && settled.Stack != test.to {
+			if known := test.conflicts == 0; err != nil || settled.Unlisted == known ||
+				known && settled.Stack != test.to {
 				t.Errorf("the baseline is then %+v, %v", settled, err)
 			}
 		})
@@ -283,8 +293,9 @@ func TestARefreshStartsFromTheStackAtWhichEtcStands(t *testing.T) {
 
 // A baseline is used only if it is whole.
 func TestABaselineThatWasTornOrForgedIsNone(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/passwd": "root:x:0:0::/:\n", "etc/a": "1", "etc/link": "-> a", "var/opt/x": "1",
-		"root/.profile": "1"}, nil, nil)
+	v := newVM(t, t.TempDir(),
+		files{"etc/passwd": "root:x:0:0::/:\n", "etc/a": "1", "etc/link": "-> a", "var/opt/x": "1",
+			"root/.profile": "1"}, nil, nil)
 	must(t, unix.Setxattr(v.old+"/etc/a", "user.note", []byte("a b\x00"), 0))
 	baseline := listed(t, v.old)
 	must(t, v.WriteBaseline(baseline))
@@ -361,7 +372,8 @@ func TestTheBaselineOfASettledCarryIsFoundBeforeItIsInItsPlace(t *testing.T) {
 // drawSystem draws a small tree of all that a carry looks at.
 func drawSystem(t *rapid.T, label string) files {
 	f := files{"etc/passwd": "root:x:0:0::/root:/bin/sh\n"}
-	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "d/x", "d/y", "e/x"}), 0, 4, rapid.ID[string]).Draw(t, label) {
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "d/x", "d/y", "e/x"}), 0, 4,
+		rapid.ID[string]).Draw(t, label) {
 		for _, top := range []string{"etc/", "var/opt/", "var/usrlocal/", "var/lib/p/"} {
 			if rapid.Bool().Draw(t, top) {
 				f[top+name] = rapid.SampledFrom([]string{"1", "2", "-> 1"}).Draw(t, "content")
@@ -369,13 +381,14 @@ func drawSystem(t *rapid.T, label string) files {
 		}
 	}
 	if rapid.Bool().Draw(t, label+" account") {
-		f["etc/passwd"] += rapid.SampledFrom([]string{"a:x:1:1::/:\n", "a:x:2:2::/:\n", "b:x:1:1::/:\n"}).Draw(t, "account")
+		f["etc/passwd"] += rapid.SampledFrom([]string{"a:x:1:1::/:\n", "a:x:2:2::/:\n", "b:x:1:1::/:\n"}).Draw(t,
+			"account")
 	}
 	return f
 }
 
-// booted is the root that a boot of the new release shows: /etc is an overlay, so that paths that this VM has left alone
-// are the new release's already. What is below /var is on the private disk.
+// booted is the root that a boot of the new release shows: /etc is an overlay, so that paths that
+// this VM has left alone are the new release's already. What is below /var is on the private disk.
 func booted(old, live, next files) files {
 	is := func(f files, name string) string { return f[name] }
 	root := files{}
@@ -488,7 +501,8 @@ func TestWhatWasChangedHereAloneIsTold(t *testing.T) {
 	const acmed = "var/opt/acme/acmed"
 	v := newVM(t, t.TempDir(), files{acmed: "1.0"}, files{acmed: "0.9"}, files{acmed: "1.0"})
 	outcome := v.carry(t)
-	if len(outcome.Conflicts) != 1 || outcome.Conflicts[0].Kind != Kept || outcome.Conflicts[0].File() != "/opt/acme/acmed" {
+	if len(outcome.Conflicts) != 1 || outcome.Conflicts[0].Kind != Kept ||
+		outcome.Conflicts[0].File() != "/opt/acme/acmed" {
 		t.Errorf("%+v", outcome.Conflicts)
 	}
 	v.Keep = []string{"/var/opt/acme/*"}

@@ -37,8 +37,8 @@ type Carrier struct {
 	// Private is the mount point of the private disk that Record is on. Files below /var are linked there, since a link
 	// does not reach from one mount to another. "" if Root and Record are on one mount.
 	Private string
-	// Upper is the upper directory of the overlay at Root, if that shows the new stack already: at a boot. What is not in
-	// it is not this VM's. "" if the old stack is below.
+	// Upper is the upper directory of the overlay at Root, if that shows the new stack already: at
+	// a boot. What is not in it is not this VM's. "" if the old stack is below.
 	Upper string
 	// Base is the root of the tree of the new stack's base, read-only; "" if the new stack has no components.
 	Base string
@@ -47,8 +47,8 @@ type Carrier struct {
 	// Keep are patterns (path.Match) of absolute paths below /etc that a carry leaves as this VM has them. A pattern
 	// also stands for everything below the directories that it matches.
 	Keep []string
-	// PurgeComponents has what a component brought below /etc and in the VM's own trees be removed by the method Purge, if the new
-	// stack does not have it and nobody has changed it.
+	// PurgeComponents has what a component brought below /etc and in the VM's own trees be removed
+	// by the method Purge, if the new stack does not have it and nobody has changed it.
 	PurgeComponents bool
 	// Skipped is called for each path that Undo cannot restore while it restores the others. It may be nil.
 	Skipped func(Conflict)
@@ -68,7 +68,8 @@ type step struct {
 	Saved string `json:"saved,omitempty"`
 	// Result is the file of the record with the content of After, of an account file.
 	Result string `json:"result,omitempty"`
-	// Always is true for a file that something else than the carry writes later. An undo restores it, whatever it is then.
+	// Always is true for a file that something else than the carry writes later. An undo restores
+	// it, whatever it is then.
 	Always bool `json:"always,omitempty"`
 	// Linked is true if Saved is another name of the file itself: it is too large to be copied.
 	Linked bool `json:"linked,omitempty"`
@@ -96,10 +97,11 @@ func text(data string) content {
 	}
 }
 
-// Carry changes every differing path to the new release's version, by the rules of Decide. old is the baseline from which
-// the differences lead, new the root of the new stack's tree, read-only. It first undoes a carry that is already
-// recorded, and records how to undo this one, and the baseline of the new stack.
-func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Difference, new string) (outcome Outcome, err error) {
+// Carry changes every differing path to the new release's version, by the rules of Decide. old is the
+// baseline from which the differences lead, new the root of the new stack's tree, read-only. It first undoes
+// a carry that is already recorded, and records how to undo this one, and the baseline of the new stack.
+func (c Carrier) Carry(ctx context.Context, old *Baseline, differences []Difference,
+	new string) (outcome Outcome, err error) {
 	if err := c.Undo(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -166,7 +168,8 @@ func (p *planner) act(ctx context.Context) error {
 				return err
 			}
 		}
-		removes := s.after == nil || s.before != nil && (s.before.Type == tree.Directory) != (s.after.Type == tree.Directory)
+		removes := s.after == nil ||
+			s.before != nil && (s.before.Type == tree.Directory) != (s.after.Type == tree.Directory)
 		if !removes || s.Always {
 			continue
 		}
@@ -178,7 +181,8 @@ func (p *planner) act(ctx context.Context) error {
 		case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
 			blocked[s.Path] = true
 			if s.after != nil {
-				p.conflict(s.Path, OtherType, "a directory with files of this VM here, a "+s.after.Type.String()+" in the release")
+				p.conflict(s.Path, OtherType,
+					"a directory with files of this VM here, a "+s.after.Type.String()+" in the release")
 			}
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			o := asObstacle(err)

@@ -125,7 +125,8 @@ type vm struct {
 }
 
 func newVM(t tb, directory string, old, live, new files) vm {
-	v := vm{Carrier: Carrier{Root: directory + "/live", Record: directory + "/record"}, old: directory + "/old", new: directory + "/new"}
+	v := vm{Carrier: Carrier{Root: directory + "/live", Record: directory + "/record"},
+		old: directory + "/old", new: directory + "/new"}
 	for root, content := range map[string]files{v.Root: live, v.old: old, v.new: new} {
 		must(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
 		must(t, os.MkdirAll(filepath.Join(root, "var"), 0o755))
@@ -149,7 +150,8 @@ func listed(t tb, root string) *Baseline {
 }
 
 func TestCarry(t *testing.T) {
-	old := files{"etc/same": "1", "etc/plain": "1", "etc/mine": "1", "etc/gone": "1", "etc/link": "-> a", "etc/d/in": "1", "etc/deleted": "1",
+	old := files{"etc/same": "1", "etc/plain": "1", "etc/mine": "1", "etc/gone": "1", "etc/link": "-> a",
+		"etc/d/in": "1", "etc/deleted": "1",
 		"etc/hostname": "builder", "etc/todir": "1", "etc/tofile/x": "1", "etc/kept/x": "1", "etc/minegone": "1",
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "var/lib/old": "1"}
 	live := maps.Clone(old)
@@ -159,7 +161,8 @@ func TestCarry(t *testing.T) {
 	delete(live, "etc/deleted")
 	next := files{"etc/same": "1", "etc/plain": "2", "etc/mine": "2", "etc/link": "-> b", "etc/d/in": "2",
 		"etc/d/new": "2", "etc/deleted": "2",
-		"etc/hostname": "builder 2", "etc/todir/x": "2", "etc/tofile": "2", "etc/kept": "a file now", "etc/clash/x": "2",
+		"etc/hostname": "builder 2", "etc/todir/x": "2", "etc/tofile": "2",
+		"etc/kept": "a file now", "etc/clash/x": "2",
 		"etc/passwd": "root:x:0:0::/root:/bin/bash\nsshd:x:990:990::/:\n", "var/lib/old": "2", "var/lib/new/x": "2"}
 	v := newVM(t, t.TempDir(), old, live, next)
 	must(t, os.Chmod(v.new+"/etc/plain", 0o600))
@@ -168,7 +171,8 @@ func TestCarry(t *testing.T) {
 	outcome := v.carry(t)
 	want := maps.Clone(before)
 	for name, text := range map[string]string{
-		"etc/plain": "-rw------- 7:8 2", "etc/link": "Lrwxrwxrwx 0:0 -> b", "etc/d/in": "-rw-r--r-- 0:0 2", "etc/d/new": "-rw-r--r-- 0:0 2",
+		"etc/plain": "-rw------- 7:8 2", "etc/link": "Lrwxrwxrwx 0:0 -> b", "etc/d/in": "-rw-r--r-- 0:0 2",
+		"etc/d/new": "-rw-r--r-- 0:0 2",
 		"etc/todir": "drwxr-xr-x 0:0 ", "etc/todir/x": "-rw-r--r-- 0:0 2", "etc/tofile": "-rw-r--r-- 0:0 2",
 		"etc/passwd":  "-rw-r--r-- 0:0 root:x:0:0::/root:/bin/bash\nme:x:1000:1000::/:\nsshd:x:990:990::/:\n",
 		"var/lib/new": "drwxr-xr-x 0:0 ", "var/lib/new/x": "-rw-r--r-- 0:0 2",
@@ -185,7 +189,8 @@ func TestCarry(t *testing.T) {
 	for _, conflict := range outcome.Conflicts {
 		conflicts = append(conflicts, "/"+conflict.Path)
 	}
-	if diff := cmp.Diff([]string{"/etc/clash/x", "/etc/clash", "/etc/deleted", "/etc/kept", "/etc/mine", "/etc/minegone",
+	if diff := cmp.Diff([]string{"/etc/clash/x", "/etc/clash", "/etc/deleted", "/etc/kept",
+		"/etc/mine", "/etc/minegone",
 		"/var/lib/old"}, conflicts); diff != "" {
 		t.Errorf("conflicts (want -, got +):\n%s%q", diff, outcome.Conflicts)
 	}
@@ -272,7 +277,8 @@ func TestACarryTellsItsEndsUntilItEnds(t *testing.T) {
 		}
 	}
 	told(false)
-	for _, end := range []func() error{func() error { return v.Settle("release 2") }, func() error { return v.Undo(t.Context()) }} {
+	for _, end := range []func() error{func() error { return v.Settle("release 2") },
+		func() error { return v.Undo(t.Context()) }} {
 		v.carry(t)
 		told(true)
 		must(t, end())
@@ -283,7 +289,8 @@ func TestACarryTellsItsEndsUntilItEnds(t *testing.T) {
 
 // A carry that was cut off is none to settle: what /etc is then is neither.
 func TestACarryThatWasCutOffTellsSo(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/d/x": "1"}, files{"etc/a": "1", "etc/d/x": "1"}, files{"etc/a": "2", "etc/d": "2"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/d/x": "1"}, files{"etc/a": "1", "etc/d/x": "1"},
+		files{"etc/a": "2", "etc/d": "2"})
 	all := differences(t, v.old, v.new)
 	must(t, os.Remove(v.new+"/etc/d")) // the layer does not have what its list says
 	if _, err := v.Carry(t.Context(), listed(t, v.old), all, v.new); err == nil {
@@ -297,7 +304,8 @@ func TestACarryThatWasCutOffTellsSo(t *testing.T) {
 // The power may be cut before the list of a record is there: nothing was carried then.
 func TestARecordWithoutAListIsNone(t *testing.T) {
 	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "2"})
-	for _, end := range []func() error{func() error { return v.Undo(t.Context()) }, func() error { return v.Settle("release 2") }} {
+	for _, end := range []func() error{func() error { return v.Undo(t.Context()) },
+		func() error { return v.Settle("release 2") }} {
 		must(t, os.MkdirAll(v.Record, 0o700))
 		must(t, os.WriteFile(v.Record+"/0", []byte("1"), 0o600))
 		if _, _, found, err := v.Carried(); err != nil || found {
@@ -317,7 +325,8 @@ func TestBaselinesDifferAsContentsListsDo(t *testing.T) {
 		count++
 		v := newVM(t, filepath.Join(directory, fmt.Sprint(count)), drawFiles(t, "old"), nil, drawFiles(t, "new"))
 		got := listed(t, v.old).Differences(listed(t, v.new))
-		want := slices.DeleteFunc(differences(t, v.old, v.new), func(d Difference) bool { return d.Path == "etc" || d.Path == "var" })
+		want := slices.DeleteFunc(differences(t, v.old, v.new),
+			func(d Difference) bool { return d.Path == "etc" || d.Path == "var" })
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
@@ -330,7 +339,8 @@ func TestBaselinesDifferAsContentsListsDo(t *testing.T) {
 func TestALinkOutOfTheSystemIsNotFollowed(t *testing.T) {
 	directory := t.TempDir()
 	must(t, os.Mkdir(directory+"/outside", 0o755))
-	v := newVM(t, directory, files{"etc/d/x": "1"}, files{"etc/d": "-> ../../outside"}, files{"etc/d/x": "2", "etc/d/y": "2"})
+	v := newVM(t, directory, files{"etc/d/x": "1"}, files{"etc/d": "-> ../../outside"},
+		files{"etc/d/x": "2", "etc/d/y": "2"})
 	outcome, err := v.Carry(t.Context(), listed(t, v.old), differences(t, v.old, v.new), v.new)
 	if err != nil || len(outcome.Conflicts) != 2 {
 		t.Errorf("%+v, %v", outcome, err)
@@ -352,7 +362,8 @@ func TestTheAccountLockIsWaitedForAndTheWaitIsBounded(t *testing.T) {
 // drawFiles draws a small tree below etc.
 func drawFiles(t *rapid.T, label string) files {
 	f := files{}
-	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}), 0, 5, rapid.ID[string]).Draw(t, label) {
+	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}), 0, 5,
+		rapid.ID[string]).Draw(t, label) {
 		switch rapid.IntRange(0, 3).Draw(t, "kind") {
 		case 0:
 			f["etc/"+name] = rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "content")

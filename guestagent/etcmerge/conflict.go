@@ -63,8 +63,8 @@ var advice = map[Kind]string{
 	Unreadable:    "rename it, or make it readable",
 	AccountLeft:   "give the account here another number or range, or remove it; the next refresh then brings the release's entry",
 	AccountNumber: "files of the account that you copy between VMs need the number that it has in this VM",
-	ForeignOwner: "give the account of this VM another number with usermod -u or groupmod -g, and then the release's account " +
-		"the number that the release has",
+	ForeignOwner: "give the account of this VM another number with usermod -u or groupmod -g, and then the release's " +
+		"account the number that the release has",
 	AccountName:    "rename the account here or remove it; the next refresh then brings the release's",
 	AccountsLocked: "end the program that holds /etc/.pwd.lock, for example vipw; the next refresh then merges the account files",
 	Generated:      "run the tool in the VM",

@@ -15,13 +15,15 @@ func TestWhatIsKeptIsCopiedToTheUpperLayer(t *testing.T) {
 	for _, name := range []string{"upper", "work", "root"} {
 		must(t, os.Mkdir(directory+"/"+name, 0o755))
 	}
-	files{"etc/a": "1", "etc/b": "1", "etc/d/x": "1", "etc/link": "-> a", "etc/other": "1", "var/x": "1"}.write(t, directory+"/lower")
+	files{"etc/a": "1", "etc/b": "1", "etc/d/x": "1", "etc/link": "-> a", "etc/other": "1",
+		"var/x": "1"}.write(t, directory+"/lower")
 	must(t, unix.Mount("tmpfs", directory+"/upper", "tmpfs", 0, "")) // an overlay cannot be the upper layer of another
 	t.Cleanup(func() { must(t, unix.Unmount(directory+"/upper", unix.MNT_DETACH)) })
 	for _, name := range []string{"upper/upper", "upper/work"} {
 		must(t, os.Mkdir(directory+"/"+name, 0o755))
 	}
-	options := "lowerdir=" + directory + "/lower,upperdir=" + directory + "/upper/upper,workdir=" + directory + "/upper/work"
+	options := "lowerdir=" + directory + "/lower,upperdir=" + directory + "/upper/upper,workdir=" +
+		directory + "/upper/work"
 	must(t, unix.Mount("overlay", directory+"/root", "overlay", 0, options))
 	t.Cleanup(func() { must(t, unix.Unmount(directory+"/root", unix.MNT_DETACH)) })
 	before := read(t, directory+"/root")

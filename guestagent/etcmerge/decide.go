@@ -72,7 +72,8 @@ func Decide(d Difference, ours *tree.Entry) Decision {
 	case accountFiles[d.Path] != nil && (d.Old == nil || isRegular(d.Old)) && isRegular(ours) && isRegular(d.New):
 		return Decision{Action: Merge}
 	case unchanged && d.New == nil && d.Path == resolverPath:
-		return conflict(Kept, "the release no longer has it; it stays until you remove it and start the VM again, because nothing else knows the name servers before")
+		return conflict(Kept,
+			"the release no longer has it; it stays until you remove it and start the VM again, because nothing else knows the name servers before")
 	case unchanged && d.New == nil:
 		return Decision{Action: Remove}
 	case unchanged && (d.Old == nil || d.Old.Type != d.New.Type):
@@ -106,8 +107,8 @@ func owned(path string) bool {
 	return backup && accountFiles[original] != nil
 }
 
-// resolverPath is the file with the name servers, relative to the root. A release has it only if its source gives it, or
-// as a link to the file of a resolver; else a boot makes it a link to a file that the agent writes (ResolverFile).
+// resolverPath is the file with the name servers, relative to the root. A release has it only if its source gives it,
+// or as a link to the file of a resolver; else a boot makes it a link to a file that the agent writes (ResolverFile).
 const (
 	resolverPath = "etc/resolv.conf"
 	// ResolverFile lasts until the next boot.

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// deferredName is the file next to the baseline that lists what could not be carried. Without it, the next carry would
-	// compare this VM with a release that the path never had: the old file would count as the administrator's, and an
-	// account would be missing for good.
+	// deferredName is the file next to the baseline that lists what could not be carried. Without
+	// it, the next carry would compare this VM with a release that the path never had: the old file
+	// would count as the administrator's, and an account would be missing for good.
 	deferredName = "deferred"
 	// beforeName is the file of a record with the list from before the carry, if there was one.
 	beforeName = "deferred-before"
@@ -107,7 +107,8 @@ func (p *planner) withDeferred(differences []Difference) ([]Difference, error) {
 	p.deferred, err = p.carrier.readDeferred(p.live)
 	switch {
 	case errors.Is(err, errDeferred): // one file never blocks all, and what is forgotten is reported
-		p.conflict(shownDeferred, Unreadable, err.Error()+"; these paths stay as they are until the release changes them again")
+		p.conflict(shownDeferred, Unreadable,
+			err.Error()+"; these paths stay as they are until the release changes them again")
 	case err != nil:
 		return nil, fmt.Errorf("read what earlier carries left: %w", err)
 	}

@@ -344,7 +344,8 @@ func putDirectory(root *os.Root, entry *tree.Entry) error {
 // chmodAt sets all bits of 07777. root.Chmod represents the upper three differently.
 func chmodAt(root *os.Root, name string, mode uint32) error {
 	bits := fs.FileMode(mode & 0o777)
-	for bit, value := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
+	for bit, value := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid,
+		unix.S_ISVTX: fs.ModeSticky} {
 		if mode&bit != 0 {
 			bits |= value
 		}

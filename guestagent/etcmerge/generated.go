@@ -14,8 +14,8 @@ type Generator struct {
 	Command []string
 	// outputs are patterns (path.Match) of the files that it generates.
 	outputs []string
-	// ofUsr is true if its inputs are files of the OS, and its output takes the place of one that the OS has below /usr. Then
-	// an output that only this VM has is generated again whenever the OS changes.
+	// ofUsr is true if its inputs are files of the OS, and its output takes the place of one that the OS
+	// has below /usr. Then an output that only this VM has is generated again whenever the OS changes.
 	ofUsr bool
 }
 
@@ -24,13 +24,15 @@ var Generators = []Generator{
 	{Name: "ld.so.cache", Command: []string{"ldconfig"}, outputs: []string{"etc/ld.so.cache"}},
 	{
 		Name: "ca-certificates", Command: []string{"update-ca-certificates"},
-		outputs: []string{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/*.pem", "etc/ssl/certs/*.[0-9]", "etc/ssl/certs/java/cacerts"},
+		outputs: []string{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/*.pem", "etc/ssl/certs/*.[0-9]",
+			"etc/ssl/certs/java/cacerts"},
 	},
 	{Name: "ca-trust", Command: []string{"update-ca-trust"}, outputs: []string{"etc/pki/ca-trust/extracted/*/*",
 		"etc/pki/ca-trust/extracted/*/*/*"}},
 	{Name: "mailcap", Command: []string{"update-mime"}, outputs: []string{"etc/mailcap"}},
 	{Name: "aliases", Command: []string{"newaliases"}, outputs: []string{"etc/aliases.db"}},
-	{Name: "hwdb", Command: []string{"systemd-hwdb", "update"}, outputs: []string{"etc/udev/hwdb.bin"}, ofUsr: true}, // hwdb(7)
+	{Name: "hwdb", Command: []string{"systemd-hwdb", "update"},
+		outputs: []string{"etc/udev/hwdb.bin"}, ofUsr: true}, // hwdb(7)
 	{Name: "shells", Command: []string{"update-shells"}, outputs: []string{"etc/shells"}},
 }
 

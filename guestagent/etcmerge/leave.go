@@ -48,7 +48,8 @@ func (p *planner) leave(d *Difference, ours *tree.Entry) (bool, error) {
 func startsSomething(name string) bool {
 	rest := strings.TrimPrefix(name, "etc/")
 	first, _, _ := strings.Cut(rest, "/")
-	return first == "systemd" || first == "init.d" || len(first) == 5 && strings.HasPrefix(first, "rc") && strings.HasSuffix(first, ".d")
+	return first == "systemd" || first == "init.d" ||
+		len(first) == 5 && strings.HasPrefix(first, "rc") && strings.HasSuffix(first, ".d")
 }
 
 // leads reports whether the target of a link at a path exists once the carry is done.

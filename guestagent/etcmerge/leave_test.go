@@ -17,10 +17,13 @@ func TestConfigurationOfAComponentStaysWhenItGoes(t *testing.T) {
 	base := files{"etc/base": "1", "etc/gone": "1", "usr/lib/x": "1"}
 	with := maps.Clone(base)
 	maps.Copy(with, files{
-		"etc/web/conf": "1", "etc/web/mine": "1", "etc/web/deleted": "1", "etc/web/empty/": "", "etc/web/on": "-> conf", "etc/web/program": "-> /usr/sbin/web",
-		"etc/web/nowhere": "-> ../absent", "etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1", "etc/rc3.d/S01web": "-> ../init.d/web",
-		"etc/systemd/system/web.service.d/x.conf": "1", "etc/systemd/system/multi-user.target.wants/web.service": "-> /usr/lib/systemd/system/web.service",
-		"usr/sbin/web": "1", "usr/lib/systemd/system/web.service": "1",
+		"etc/web/conf": "1", "etc/web/mine": "1", "etc/web/deleted": "1", "etc/web/empty/": "", "etc/web/on": "-> conf",
+		"etc/web/program": "-> /usr/sbin/web",
+		"etc/web/nowhere": "-> ../absent", "etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1",
+		"etc/rc3.d/S01web":                                       "-> ../init.d/web",
+		"etc/systemd/system/web.service.d/x.conf":                "1",
+		"etc/systemd/system/multi-user.target.wants/web.service": "-> /usr/lib/systemd/system/web.service",
+		"usr/sbin/web":                                           "1", "usr/lib/systemd/system/web.service": "1",
 	})
 	later := maps.Clone(with)
 	maps.Copy(later, files{"etc/web/conf": "2", "etc/web/mine": "2", "etc/web/deleted": "2", "etc/web/new": "2"})
@@ -41,7 +44,8 @@ func TestConfigurationOfAComponentStaysWhenItGoes(t *testing.T) {
 		if base != "" {
 			c.Base = directory + "/" + base
 		}
-		all := slices.DeleteFunc(differences(t, directory+"/"+from, directory+"/"+to), func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.OwnedByOS })
+		all := slices.DeleteFunc(differences(t, directory+"/"+from, directory+"/"+to),
+			func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.OwnedByOS })
 		outcome, err := c.Carry(t.Context(), old, all, directory+"/"+to)
 		must(t, err)
 		must(t, c.Settle(to))
@@ -64,15 +68,18 @@ func TestConfigurationOfAComponentStaysWhenItGoes(t *testing.T) {
 		}
 	}
 	move("base", "with", "base")
-	has("there", map[string]string{"etc/web/conf": "1", "etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1"})
+	has("there", map[string]string{"etc/web/conf": "1",
+		"etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1"})
 	must(t, os.WriteFile(directory+"/live/etc/web/mine", []byte("mine"), 0o644))
 	outcome := move("with", "patched", "")
 	if len(outcome.Conflicts) > 0 {
 		t.Errorf("conflicts: %v", outcome.Conflicts)
 	}
 	has("gone", map[string]string{
-		"etc/web/conf": "1", "etc/web/mine": "mine", "etc/web/on": "-> conf", "etc/web/empty": "gone", "etc/web/program": "gone", "etc/web/nowhere": "gone",
-		"etc/alternatives/web": "gone", "etc/init.d/web": "gone", "etc/rc3.d/S01web": "gone", "etc/systemd/system/web.service.d/x.conf": "gone",
+		"etc/web/conf": "1", "etc/web/mine": "mine", "etc/web/on": "-> conf", "etc/web/empty": "gone",
+		"etc/web/program": "gone", "etc/web/nowhere": "gone",
+		"etc/alternatives/web": "gone", "etc/init.d/web": "gone", "etc/rc3.d/S01web": "gone",
+		"etc/systemd/system/web.service.d/x.conf":                "gone",
 		"etc/systemd/system/multi-user.target.wants/web.service": "gone", "etc/gone": "gone",
 	})
 	must(t, os.Remove(directory+"/live/etc/web/deleted"))
@@ -81,9 +88,11 @@ func TestConfigurationOfAComponentStaysWhenItGoes(t *testing.T) {
 		t.Errorf("conflicts: %v", outcome.Conflicts)
 	}
 	has("there again", map[string]string{
-		"etc/web/conf": "2", "etc/web/mine": "mine", "etc/web/deleted": "2", "etc/web/new": "2", "etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1",
+		"etc/web/conf": "2", "etc/web/mine": "mine", "etc/web/deleted": "2", "etc/web/new": "2",
+		"etc/alternatives/web": "-> /usr/sbin/web", "etc/init.d/web": "1",
 	})
 	// Going twice is no different from going once.
 	move("later", "patched", "")
-	has("gone again", map[string]string{"etc/web/conf": "2", "etc/web/mine": "mine", "etc/web/new": "2", "etc/init.d/web": "gone"})
+	has("gone again", map[string]string{"etc/web/conf": "2", "etc/web/mine": "mine", "etc/web/new": "2",
+		"etc/init.d/web": "gone"})
 }

@@ -20,8 +20,8 @@ func (n Numbers) Of(number uint32) uint32 {
 	return number
 }
 
-// renumbering compares a release's passwd or group file with the VM's. local reports whether an account of the VM is another
-// than the release's of the same name.
+// renumbering compares a release's passwd or group file with the VM's. local reports whether an
+// account of the VM is another than the release's of the same name.
 func renumbering(release, here string, local func(name string) bool) Numbers {
 	theirs, ours := accountNumbers(release), accountNumbers(here)
 	taken := map[uint32]bool{}

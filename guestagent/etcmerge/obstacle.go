@@ -24,7 +24,8 @@ func (o *obstacle) Unwrap() error { return o.cause }
 // concerns everything.
 var obstacleKinds = map[unix.Errno]Kind{
 	unix.EBUSY: Mounted, unix.EXDEV: Mounted,
-	unix.EPERM: Protected, unix.EACCES: Protected, unix.EROFS: Protected, unix.ETXTBSY: Protected, unix.EOPNOTSUPP: Protected,
+	unix.EPERM: Protected, unix.EACCES: Protected, unix.EROFS: Protected, unix.ETXTBSY: Protected,
+	unix.EOPNOTSUPP:   Protected,
 	unix.ENAMETOOLONG: Unreadable, unix.ELOOP: Unreadable, unix.EILSEQ: Unreadable, unix.EINVAL: Unreadable,
 	unix.ENOTCONN: Unreadable, unix.ESTALE: Unreadable,
 	unix.ENOTDIR: OtherType, unix.EISDIR: OtherType, unix.ENOTEMPTY: OtherType, unix.EEXIST: OtherType,
@@ -86,7 +87,8 @@ func (c Carrier) foreignMount(root *os.Root, name string) (mounted string, err e
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOSYS) {
 			return m, nil
 		}
-		return mount{at.Mnt_id, unix.Mkdev(at.Dev_major, at.Dev_minor), err == nil && at.Mask&unix.STATX_MNT_ID != 0}, err
+		return mount{at.Mnt_id, unix.Mkdev(at.Dev_major, at.Dev_minor), err == nil && at.Mask&unix.STATX_MNT_ID != 0},
+			err
 	}
 	first, _, _ := strings.Cut(name, "/")
 	top, err := stat(filepath.Join(root.Name(), first))

@@ -52,7 +52,8 @@ func immutable(t *testing.T, name string, set bool) bool {
 // although the releases do not differ in it any more.
 func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 	old := files{
-		"etc/a": "1", "etc/d/x": "1", "etc/z": "1", "var/opt/acme/x": "1", "var/usrlocal/bin/x": "1", "etc/passwd": "root:x:0:0::/root:/bin/sh\n",
+		"etc/a": "1", "etc/d/x": "1", "etc/z": "1", "var/opt/acme/x": "1", "var/usrlocal/bin/x": "1",
+		"etc/passwd": "root:x:0:0::/root:/bin/sh\n",
 	}
 	next := files{
 		"etc/a": "2", "etc/d/x": "2", "etc/z": "2", "var/opt/acme/x": "2", "var/usrlocal/bin/x": "2",
@@ -175,20 +176,31 @@ func TestOnePathThatCannotBeWrittenBlocksNoOther(t *testing.T) {
 // A damaged list of deferred paths is reported and blocks no carry.
 func TestADamagedListOfDeferredPathsIsReportedAndBlocksNothing(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, v vm){
-		"no JSON":                        func(t *testing.T, v vm) { must(t, os.WriteFile(v.deferredPath(), []byte("[{"), 0o600)) },
-		"no JSON, of an earlier version": func(t *testing.T, v vm) { must(t, os.WriteFile(v.Root+"/"+formerPath, []byte("[{"), 0o600)) },
-		"a directory where it was":       func(t *testing.T, v vm) { must(t, os.MkdirAll(v.Root+"/"+formerPath+"/own", 0o755)) },
+		"no JSON": func(t *testing.T,
+			v vm) {
+			must(t, os.WriteFile(v.deferredPath(), []byte("[{"), 0o600))
+		},
+		"no JSON, of an earlier version": func(t *testing.T,
+			v vm) {
+			must(t, os.WriteFile(v.Root+"/"+formerPath, []byte("[{"), 0o600))
+		},
+		"a directory where it was": func(t *testing.T,
+			v vm) {
+			must(t, os.MkdirAll(v.Root+"/"+formerPath+"/own", 0o755))
+		},
 	} {
 		for _, deferring := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", with a path to defer"}[deferring], func(t *testing.T) {
-				v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
+				v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"},
+					files{"etc/a": "2", "etc/b": "2"})
 				damage(t, v)
 				before := read(t, v.Root)
 				if deferring {
 					defer bind(t, v.Root+"/etc/b", v.Root+"/etc/b")()
 				}
 				outcome := v.carry(t)
-				told := slices.ContainsFunc(outcome.Conflicts, func(c Conflict) bool { return c.Path == shownDeferred && c.Advice() != "" })
+				told := slices.ContainsFunc(outcome.Conflicts,
+					func(c Conflict) bool { return c.Path == shownDeferred && c.Advice() != "" })
 				if told != strings.HasPrefix(name, "no JSON") {
 					t.Errorf("conflicts %+v", outcome.Conflicts)
 				}
@@ -207,9 +219,11 @@ func TestADamagedListOfDeferredPathsIsReportedAndBlocksNothing(t *testing.T) {
 	}
 }
 
-// The list of an earlier version is in /etc. The next carry reads it, and moves it to the private disk; an undo moves it back.
+// The list of an earlier version is in /etc. The next carry reads it, and moves it to the private
+// disk; an undo moves it back.
 func TestTheListOfAnEarlierVersionIsMoved(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"},
+		files{"etc/a": "2", "etc/b": "2"})
 	unbind := bind(t, v.Root+"/etc/b", v.Root+"/etc/b")
 	v.carry(t)
 	must(t, v.Settle("2"))
@@ -238,7 +252,8 @@ func TestTheListOfAnEarlierVersionIsMoved(t *testing.T) {
 }
 
 func TestAnUndoRestoresWhatItCan(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "2", "etc/b": "2"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1", "etc/b": "1"}, files{"etc/a": "1", "etc/b": "1"},
+		files{"etc/a": "2", "etc/b": "2"})
 	v.carry(t)
 	remove := bind(t, v.Root+"/etc/a", v.Root+"/etc/a")
 	var skipped []Conflict
@@ -278,7 +293,8 @@ func TestAccountFilesWaitForTheNextCarryWhileAnotherProgramHoldsTheirLock(t *tes
 	must(t, v.Settle("2"))
 	lock()
 	v.old, v.lockLimit = v.new, 0
-	if outcome := v.carry(t); len(outcome.Conflicts) > 0 || !strings.HasSuffix(read(t, v.Root)["etc/group"], next["etc/group"]) {
+	if outcome := v.carry(t); len(outcome.Conflicts) > 0 ||
+		!strings.HasSuffix(read(t, v.Root)["etc/group"], next["etc/group"]) {
 		t.Errorf("%+v, %q", outcome, read(t, v.Root)["etc/group"])
 	}
 }
@@ -312,7 +328,8 @@ func TestGeneratedFilesAreGeneratedAgainIfTheyChangedInBoth(t *testing.T) {
 	v := newVM(t, t.TempDir(), old, live, next)
 	before := read(t, v.Root)
 	outcome := v.carry(t)
-	if diff := cmp.Diff([]string{"ld.so.cache", "ca-certificates"}, outcome.Generate); diff != "" || len(outcome.Conflicts) > 0 {
+	if diff := cmp.Diff([]string{"ld.so.cache", "ca-certificates"}, outcome.Generate); diff != "" ||
+		len(outcome.Conflicts) > 0 {
 		t.Errorf("%+v", outcome)
 	}
 	if got := read(t, v.Root)["etc/mailcap"]; !strings.HasSuffix(got, "2") {
@@ -370,7 +387,8 @@ func TestAnAlternativeOfThisVMStaysWhileItsTargetExists(t *testing.T) {
 	next := files{"etc/alternatives/editor": "-> /usr/bin/ed", "etc/alternatives/pager": "-> /usr/bin/more",
 		"usr/bin/vim": "", "usr/bin/ed": "", "usr/bin/more": ""}
 	v := newVM(t, t.TempDir(), old, live, next)
-	all := slices.DeleteFunc(differences(t, v.old, v.new), func(d Difference) bool { return !strings.HasPrefix(d.Path, "etc/") })
+	all := slices.DeleteFunc(differences(t, v.old, v.new),
+		func(d Difference) bool { return !strings.HasPrefix(d.Path, "etc/") })
 	outcome, err := v.Carry(t.Context(), listed(t, v.old), all, v.new)
 	must(t, err)
 	got := read(t, v.Root)
@@ -409,7 +427,8 @@ func TestCarriedFilesBelongToTheAccountOfTheSameName(t *testing.T) {
 	all := slices.DeleteFunc(differences(t, v.old, v.new), func(d Difference) bool { return d.Path != "etc/svc/key" })
 	outcome, err := v.Carry(t.Context(), listed(t, v.old), all, v.new)
 	must(t, err)
-	if now := read(t, v.Root)["etc/svc/key"]; !strings.HasSuffix(now, " 999:999 another") || len(outcome.Conflicts) > 0 {
+	if now := read(t, v.Root)["etc/svc/key"]; !strings.HasSuffix(now, " 999:999 another") ||
+		len(outcome.Conflicts) > 0 {
 		t.Errorf("%q, %+v", now, outcome)
 	}
 }
@@ -430,7 +449,8 @@ func (v vm) left(t *testing.T) bool {
 func TestARangeThatOverlapsComesOnceItDoesNot(t *testing.T) {
 	const passwd, mine = "root:x:0:0::/:\nme:x:1000:1000::/:\n", "me:100000:65536\n"
 	old := files{"etc/passwd": "root:x:0:0::/:\n", "etc/subuid": ""}
-	next := files{"etc/passwd": "root:x:0:0::/:\npod:x:990:990::/:\n", "etc/subuid": "pod:100000:65536\npod:300000:10\n990:400000:10\n"}
+	next := files{"etc/passwd": "root:x:0:0::/:\npod:x:990:990::/:\n",
+		"etc/subuid": "pod:100000:65536\npod:300000:10\n990:400000:10\n"}
 	v := newVM(t, t.TempDir(), old, files{"etc/passwd": passwd, "etc/subuid": mine}, next)
 	has := func(want string, conflicts []Conflict, told int) {
 		t.Helper()

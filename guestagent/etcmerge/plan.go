@@ -52,7 +52,8 @@ func newPlanner(c Carrier, live *os.Root, old *Baseline, next *os.Root) *planner
 	p := &planner{carrier: c, live: live, old: old, new: next, aside: asideName(c.To), keep: c.Keep,
 		bases: map[string]string{}, ofOtherType: map[string]bool{}}
 	p.seeds.rule.Delivered = asIn(live, old)
-	p.placing = placing{root: live, sync: c.sync, skip: func(name string, o *obstacle) { p.report(obstacleConflict(name, o)) }}
+	p.placing = placing{root: live, sync: c.sync,
+		skip: func(name string, o *obstacle) { p.report(obstacleConflict(name, o)) }}
 	return p
 }
 
@@ -118,7 +119,8 @@ func (p *planner) plan(ctx context.Context) error {
 	for _, c := range p.seeds.conflicts() {
 		p.report(c)
 	}
-	slices.SortStableFunc(last, func(a, b step) int { return slices.Index(AccountOrder, a.Path) - slices.Index(AccountOrder, b.Path) })
+	slices.SortStableFunc(last,
+		func(a, b step) int { return slices.Index(AccountOrder, a.Path) - slices.Index(AccountOrder, b.Path) })
 	p.steps = append(p.steps, last...)
 	now, err := entryAt(p.live, formerPath)
 	if err != nil {
@@ -183,7 +185,8 @@ func (p *planner) decide(d Difference, merged AccountMerge) error {
 	return nil
 }
 
-// ofBaseline reports whether this VM's version of a path is that of the baseline, which the root does not show any more.
+// ofBaseline reports whether this VM's version of a path is that of the baseline, which the root
+// does not show any more.
 func (p *planner) ofBaseline(name string) bool {
 	return mergedByContent(name) && p.carrier.leftAlone(name)
 }
@@ -223,7 +226,8 @@ func (p *planner) conflicting(d Difference, ours *tree.Entry, decision Decision)
 		return nil
 	}
 	if alternative(d.Path) && d.New != nil && ours != nil && ours.Type == tree.Symlink && !p.leadsSomewhere(ours.Link) {
-		p.conflict(d.Path, Changed, "it was set to "+ours.Link+" here, which the release does not have: it has the release's choice now")
+		p.conflict(d.Path, Changed,
+			"it was set to "+ours.Link+" here, which the release does not have: it has the release's choice now")
 		p.write(d, ours)
 		return nil
 	}
@@ -289,7 +293,8 @@ func (p *planner) leadsSomewhere(target string) bool {
 
 func (p *planner) write(d Difference, ours *tree.Entry) {
 	if d.New.Type != tree.Directory && d.New.Type != tree.Regular && d.New.Type != tree.Symlink {
-		p.conflict(d.Path, Unsupported, "the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
+		p.conflict(d.Path, Unsupported,
+			"the release has a "+d.New.Type.String()+" there, which is not carried into a running system")
 		return
 	}
 	s := step{Path: d.Path, before: ours, after: clone(d.New), content: p.released(d)}
@@ -301,8 +306,8 @@ func (p *planner) write(d Difference, ours *tree.Entry) {
 	p.steps = append(p.steps, s)
 }
 
-// released returns the content of the new release's version of a file, and checks that the layers have what the contents
-// list says.
+// released returns the content of the new release's version of a file, and checks that the layers
+// have what the contents list says.
 func (p *planner) released(d Difference) content {
 	return func(to io.Writer) (err error) {
 		file, err := p.new.Open(d.Path)
@@ -415,10 +420,12 @@ func (p *planner) mergeAccounts() (AccountMerge, error) {
 		released[name] = string(data)
 	}
 	before := newAccountMerging(texts[0], texts[1], released)
-	p.before = ownerNumbers{before.renumbering(passwdPath, texts[1][passwdPath]), before.renumbering(groupPath, texts[1][groupPath])}
+	p.before = ownerNumbers{before.renumbering(passwdPath, texts[1][passwdPath]),
+		before.renumbering(groupPath, texts[1][groupPath])}
 	if p.lockFailure != nil {
 		after := newAccountMerging(texts[0], texts[1], texts[2])
-		p.after = ownerNumbers{after.renumbering(passwdPath, texts[1][passwdPath]), after.renumbering(groupPath, texts[1][groupPath])}
+		p.after = ownerNumbers{after.renumbering(passwdPath, texts[1][passwdPath]),
+			after.renumbering(groupPath, texts[1][groupPath])}
 		return AccountMerge{}, nil
 	}
 	merged := MergeAccounts(texts[0], texts[1], texts[2])
@@ -442,8 +449,8 @@ func (p *planner) merge(d Difference, ours *tree.Entry, all AccountMerge) {
 	if old == nil {
 		old = ours
 	}
-	// Content is merged by entry, and only the other attributes are merged here. What differs from the release's content is
-	// this VM's.
+	// Content is merged by entry, and only the other attributes are merged here. What differs from
+	// the release's content is this VM's.
 	here, next := clone(ours), clone(d.New)
 	here.Digest, here.Size = tree.Sum([]byte(merged)), int64(len(merged))
 	old = clone(old)

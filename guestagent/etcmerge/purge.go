@@ -22,15 +22,17 @@ import (
 type Purged struct {
 	// Removed counts the paths that were removed.
 	Removed int
-	// Kept are the paths that stay since they were changed here. A directory in the VM's own trees stands for all of it.
+	// Kept are the paths that stay since they were changed here. A directory in the VM's own trees
+	// stands for all of it.
 	Kept []Conflict
 }
 
-// purgeable reports whether a path that the new stack does not have is to be removed once the carry is settled: what only
-// a component had below /etc and in the VM's own trees.
+// purgeable reports whether a path that the new stack does not have is to be removed once the carry
+// is settled: what only a component had below /etc and in the VM's own trees.
 func (p *planner) purgeable(d Difference) bool {
 	owner := tree.OwnerOf(d.Path)
-	return p.carrier.PurgeComponents && d.Old != nil && d.New == nil && p.old.ofComponents[d.Path] && (owner == tree.Merged || owner == tree.OwnedByVM) &&
+	return p.carrier.PurgeComponents && d.Old != nil && d.New == nil && p.old.ofComponents[d.Path] &&
+		(owner == tree.Merged || owner == tree.OwnedByVM) &&
 		!p.kept(d.Path)
 }
 
@@ -47,9 +49,9 @@ func lstatOwner(root *os.Root, name string) (*tree.Entry, error) {
 	return entry, nil
 }
 
-// toPurge returns what is to be removed once a carry to next is settled: what waits for that since earlier, and what goes
-// with this carry. What the new stack has stays, and so does data in a directory that a component still has: it may be
-// data that the component uses, of which only another build had this file.
+// toPurge returns what is to be removed once a carry to next is settled: what waits for that since earlier,
+// and what goes with this carry. What the new stack has stays, and so does data in a directory that a
+// component still has: it may be data that the component uses, of which only another build had this file.
 func (b *Baseline) toPurge(next *Baseline, differences []Difference, going []*tree.Entry) map[string]tree.Entry {
 	purge := map[string]tree.Entry{}
 	maps.Copy(purge, b.purge)
@@ -127,7 +129,8 @@ func (p *purger) carryOut(ctx context.Context) error {
 	stays := map[string]bool{}
 	for _, name := range names {
 		directory := path.Dir(name)
-		if _, below := p.purge[directory]; below && !shared(directory) || shared(name) || tree.OwnerOf(name) != tree.OwnedByVM {
+		if _, below := p.purge[directory]; below && !shared(directory) || shared(name) ||
+			tree.OwnerOf(name) != tree.OwnedByVM {
 			continue
 		}
 		// Part of a program's data may depend on the rest: it goes whole, or not at all.
@@ -165,11 +168,12 @@ func (p *purger) among(name string, tops map[string]bool) bool {
 }
 
 func (p *purger) keep(name, why string) {
-	p.done.Kept = append(p.done.Kept, Conflict{Path: name, Kind: Unpurged, Reason: "it stays although the component that brought it is gone: " + why})
+	p.done.Kept = append(p.done.Kept,
+		Conflict{Path: name, Kind: Unpurged, Reason: "it stays although the component that brought it is gone: " + why})
 }
 
-// changedBelow says why a path of the VM's own, with all that is below it, is not as a component brought it; "" if it is.
-// Something may be missing: an earlier purge may have been interrupted.
+// changedBelow says why a path of the VM's own, with all that is below it, is not as a component
+// brought it; "" if it is. Something may be missing: an earlier purge may have been interrupted.
 func (p *purger) changedBelow(top string) (why string, err error) {
 	if mounted, err := p.carrier.foreignMount(p.live, top); err != nil || mounted != "" {
 		return "it is on a mount of its own", err
@@ -246,7 +250,8 @@ func (p *purger) remove(name string) error {
 	case err == nil:
 		p.done.Removed++
 		p.removed = append(p.removed, name)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST), errors.Is(err, unix.ENOTDIR):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST),
+		errors.Is(err, unix.ENOTDIR):
 	case o != nil:
 		p.keep(name, strings.TrimSpace(obstacleConflict(name, o).Reason))
 	default:

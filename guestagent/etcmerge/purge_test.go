@@ -41,7 +41,8 @@ func (p *purging) carry(from, to, base string) {
 	if base != "" {
 		c.Base = p.directory + "/" + base
 	}
-	all := slices.DeleteFunc(differences(p.t, p.directory+"/"+from, p.directory+"/"+to), func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.OwnedByOS })
+	all := slices.DeleteFunc(differences(p.t, p.directory+"/"+from, p.directory+"/"+to),
+		func(d Difference) bool { return tree.OwnerOf(d.Path) == tree.OwnedByOS })
 	_, err = c.Carry(p.t.Context(), old, all, p.directory+"/"+to)
 	must(p.t, err)
 }
@@ -78,16 +79,18 @@ var (
 	withDB    = func() files {
 		all := maps.Clone(withoutDB)
 		maps.Copy(all, files{
-			"etc/db/conf": "1", "etc/db/mine": "1", "etc/db/kept": "1", "etc/db/deleted": "1", "etc/dbonly/conf": "1", "etc/systemd/system/db.service": "1",
-			"var/lib/db/data": "1", "var/lib/db/sub/more": "1", "var/lib/idle/data": "1", "var/lib/idle/sub/more": "1",
-			"var/log/db/": "", "var/lib/shared/db": "1", "srv/db/page": "1", "usr/bin/db": "1",
+			"etc/db/conf": "1", "etc/db/mine": "1", "etc/db/kept": "1", "etc/db/deleted": "1", "etc/dbonly/conf": "1",
+			"etc/systemd/system/db.service": "1",
+			"var/lib/db/data":               "1", "var/lib/db/sub/more": "1", "var/lib/idle/data": "1",
+			"var/lib/idle/sub/more": "1",
+			"var/log/db/":           "", "var/lib/shared/db": "1", "srv/db/page": "1", "usr/bin/db": "1",
 		})
 		return all
 	}()
 )
 
-// What a component brought and nobody has changed goes, once the carry is settled and not before. Data of which anything
-// was changed stays whole.
+// What a component brought and nobody has changed goes, once the carry is settled and not before.
+// Data of which anything was changed stays whole.
 func TestPurgingTakesWhatNobodyHasChanged(t *testing.T) {
 	p := newPurging(t, map[string]files{"base": withoutDB, "with": withDB})
 	p.carrier.PurgeComponents, p.carrier.Keep = true, []string{"/etc/db/kept"}
@@ -101,7 +104,8 @@ func TestPurgingTakesWhatNobodyHasChanged(t *testing.T) {
 	must(t, os.Remove(p.directory+"/live/etc/db/deleted"))
 
 	p.carry("with", "base", "")
-	p.there(map[string]bool{"etc/db/conf": true, "etc/dbonly/conf": true, "var/lib/idle/data": true, "srv/db/page": true})
+	p.there(map[string]bool{"etc/db/conf": true, "etc/dbonly/conf": true,
+		"var/lib/idle/data": true, "srv/db/page": true})
 	must(t, p.carrier.Undo(t.Context()))
 	if done, err := p.carrier.Purge(t.Context()); err != nil || done.Removed != 0 {
 		t.Errorf("after it was undone: %+v, %v", done, err)
@@ -133,7 +137,8 @@ func TestPurgingTakesWhatNobodyHasChanged(t *testing.T) {
 	}
 	// It comes back: with its own files, and the data that has stayed.
 	p.move("base", "with", "base")
-	p.there(map[string]bool{"etc/db/conf": true, "etc/db/mine": true, "var/lib/idle/sub/more": true, "var/lib/db/sub/row": true, "srv/db/page": true})
+	p.there(map[string]bool{"etc/db/conf": true, "etc/db/mine": true, "var/lib/idle/sub/more": true,
+		"var/lib/db/sub/row": true, "srv/db/page": true})
 }
 
 // Without purge, all of it stays, and what stayed is not purged later.
@@ -150,8 +155,8 @@ func TestNothingIsPurgedUnlessThatIsAskedFor(t *testing.T) {
 	p.there(map[string]bool{"etc/db/conf": true, "var/lib/idle/data": true, "srv/db/page": true})
 }
 
-// A purge that was cut off after any of its removals is completed by the next one, also if a refresh came in between that
-// brought some of it again.
+// A purge that was cut off after any of its removals is completed by the next one, also if a
+// refresh came in between that brought some of it again.
 func TestAPurgeThatWasCutOffIsCompleted(t *testing.T) {
 	part := maps.Clone(withoutDB)
 	part["etc/dbonly/conf"] = "1"
@@ -182,5 +187,6 @@ func TestANewReleaseOfAComponentPurgesNoData(t *testing.T) {
 	p.move("with", "next", "base")
 	_, err := p.carrier.Purge(t.Context())
 	must(t, err)
-	p.there(map[string]bool{"var/lib/db/sub/more": true, "var/lib/db/data": true, "etc/db/conf": false, "etc/db/mine": true})
+	p.there(map[string]bool{"var/lib/db/sub/more": true, "var/lib/db/data": true,
+		"etc/db/conf": false, "etc/db/mine": true})
 }

@@ -33,7 +33,8 @@ type Seeding struct {
 // sharedDirectories contain a directory for each program, user or site, so that what one of them does in its own says
 // nothing of the others (hier(7)).
 var sharedDirectories = []string{
-	"var", "var/backups", "var/cache", "var/lib", "var/lib/private", "var/local", "var/log", "var/mail", "var/spool", "var/tmp", "var/www",
+	"var", "var/backups", "var/cache", "var/lib", "var/lib/private", "var/local", "var/log", "var/mail",
+	"var/spool", "var/tmp", "var/www",
 	"home", "srv",
 }
 
@@ -163,12 +164,14 @@ func (s *seeds) conflicts() (conflicts []Conflict) {
 		}
 		conflicts = append(conflicts, Conflict{
 			Path: directory, Kind: InUse,
-			Reason: fmt.Sprintf("the release adds /%s%s; not added, because the directory is in use here", slices.Min(names), more),
+			Reason: fmt.Sprintf("the release adds /%s%s; not added, because the directory is in use here",
+				slices.Min(names), more),
 		})
 	}
 	slices.Sort(s.kept)
 	for i, name := range s.kept {
-		conflict := Conflict{Path: name, Kind: Kept, Reason: "it stays as this VM has it, though the release has another version"}
+		conflict := Conflict{Path: name, Kind: Kept,
+			Reason: "it stays as this VM has it, though the release has another version"}
 		if i == maxKept {
 			conflict.Reason += fmt.Sprintf("; so do %d more", len(s.kept)-maxKept-1)
 		}

@@ -13,7 +13,8 @@ import (
 
 // New files of a release are not mixed into what a VM uses, and they are added where it uses nothing.
 func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
-	old := files{"var/lib/acme/db": "1", "var/lib/acme/empty/": "", "var/lib/acme/sub/x": "1", "var/spool/acme/": "", "var/log/acme/": "",
+	old := files{"var/lib/acme/db": "1", "var/lib/acme/empty/": "", "var/lib/acme/sub/x": "1",
+		"var/spool/acme/": "", "var/log/acme/": "",
 		"home/app/.profile": "1", "root/.profile": "1", "srv/www/index": "1", "etc/x": "1"}
 	added := files{"var/lib/acme/db2": "2", "var/lib/acme/empty/new": "2", "var/lib/acme/new/deep/x": "2",
 		"var/lib/acme/sub/y": "2", "var/spool/acme/job": "2",
@@ -36,13 +37,19 @@ func TestNewPathsAreAddedWhereTheVMUsesNothing(t *testing.T) {
 		"a file replaced":     {func(live files) { live["var/lib/acme/db"] = "-> /srv/db" }, acme, "/var/lib/acme"},
 		"a file changed below": {func(live files) { live["var/lib/acme/sub/x"] = "rows" }, []string{"var/lib/acme/sub/y"},
 			"/var/lib/acme/sub"},
-		"a job in the spool":       {func(live files) { live["var/spool/acme/own"] = "job" }, []string{"var/spool/acme/job"}, "/var/spool/acme"},
-		"a home":                   {func(live files) { live["root/.history"] = "ls" }, []string{"root/.vimrc"}, "/root"},
-		"a site":                   {func(live files) { live["srv/www/index"] = "mine" }, []string{"srv/www/new"}, "/srv/www"},
-		"another program's":        {func(live files) { live["var/lib/mine/x"] = "1"; live["home/me/x"] = "1"; live["var/own"] = "1" }, nil, ""},
-		"a directory of the VM's":  {func(live files) { live["var/lib/other/own"] = "1" }, []string{"var/lib/other/x"}, "/var/lib/other"},
-		"a link in place of it":    {func(live files) { live["var/lib/other"] = "-> /srv" }, []string{"var/lib/other/x"}, "/var/lib/other"},
-		"a file in place of it":    {func(live files) { live["var/lib/other"] = "file" }, []string{"var/lib/other/x"}, "/var/lib/other"},
+		"a job in the spool": {func(live files) { live["var/spool/acme/own"] = "job" },
+			[]string{"var/spool/acme/job"}, "/var/spool/acme"},
+		"a home": {func(live files) { live["root/.history"] = "ls" },
+			[]string{"root/.vimrc"}, "/root"},
+		"a site": {func(live files) { live["srv/www/index"] = "mine" },
+			[]string{"srv/www/new"}, "/srv/www"},
+		"another program's": {func(live files) { live["var/lib/mine/x"] = "1"; live["home/me/x"] = "1"; live["var/own"] = "1" }, nil, ""},
+		"a directory of the VM's": {func(live files) { live["var/lib/other/own"] = "1" },
+			[]string{"var/lib/other/x"}, "/var/lib/other"},
+		"a link in place of it": {func(live files) { live["var/lib/other"] = "-> /srv" },
+			[]string{"var/lib/other/x"}, "/var/lib/other"},
+		"a file in place of it": {func(live files) { live["var/lib/other"] = "file" },
+			[]string{"var/lib/other/x"}, "/var/lib/other"},
 		"what is new is here too":  {func(live files) { live["var/top"] = "mine" }, []string{"var/top"}, ""},
 		"only a log was written":   {func(live files) { live["var/log/acme/log"] = "line" }, nil, ""},
 		"the configuration, alone": {func(live files) { live["etc/x"] = "mine" }, nil, ""},
@@ -93,7 +100,8 @@ func contains(all []string, one string) bool {
 // A file that was only touched is as it was delivered, and one with the size and time of the delivered one is not read.
 func TestAFileIsComparedByContentIfOnlyItsTimeDiffers(t *testing.T) {
 	old := files{"var/lib/acme/db": "12"}
-	v := newVM(t, t.TempDir(), old, files{"var/lib/acme/db": "12"}, files{"var/lib/acme/db": "12", "var/lib/acme/new": "1"})
+	v := newVM(t, t.TempDir(), old, files{"var/lib/acme/db": "12"},
+		files{"var/lib/acme/db": "12", "var/lib/acme/new": "1"})
 	must(t, os.Chtimes(v.Root+"/var/lib/acme/db", time.Time{}, time.Unix(1, 0)))
 	v.carry(t)
 	if _, err := os.Lstat(v.Root + "/var/lib/acme/new"); err != nil {
@@ -103,7 +111,8 @@ func TestAFileIsComparedByContentIfOnlyItsTimeDiffers(t *testing.T) {
 
 // A directory of another file system is others': a release adds nothing to it.
 func TestNothingIsAddedToAMountOfOthers(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"}, files{"etc/a": "1", "srv/x/y": "1", "srv/z": "1"})
+	v := newVM(t, t.TempDir(), files{"etc/a": "1"}, files{"etc/a": "1"},
+		files{"etc/a": "1", "srv/x/y": "1", "srv/z": "1"})
 	must(t, os.MkdirAll(v.Root+"/srv", 0o755))
 	v.Private = v.Root // what is of another file system is not of the private disk
 	must(t, unix.Mount("tmpfs", v.Root+"/srv", "tmpfs", 0, ""))
@@ -121,7 +130,8 @@ func TestNothingIsAddedToAMountOfOthers(t *testing.T) {
 // Otherwise each package that a component brings would be reported.
 func TestNotesOfToolsOfPackagesAreNotTold(t *testing.T) {
 	const states, enabled = "var/lib/apt/extended_states", "var/lib/systemd/deb-systemd-helper-enabled/web.service"
-	v := newVM(t, t.TempDir(), files{states: "1", "var/lib/systemd/x": "1"}, files{states: "here", "var/lib/systemd/own": "1"},
+	v := newVM(t, t.TempDir(), files{states: "1", "var/lib/systemd/x": "1"},
+		files{states: "here", "var/lib/systemd/own": "1"},
 		files{states: "2", enabled: "1", "var/lib/systemd/x": "1", "var/lib/systemd/y": "1"})
 	outcome := v.carry(t)
 	if len(outcome.Conflicts) != 1 || !strings.Contains(outcome.Conflicts[0].Reason, "/var/lib/systemd/y;") {
@@ -131,7 +141,8 @@ func TestNotesOfToolsOfPackagesAreNotTold(t *testing.T) {
 
 // Names of one file are names of one file in the VM, too, and a hole stays a hole.
 func TestSeedsKeepHardLinksAndHoles(t *testing.T) {
-	v := newVM(t, t.TempDir(), files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"}, files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"},
+	v := newVM(t, t.TempDir(), files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"},
+		files{"var/opt/acme/bin/a": "1", "var/opt/acme/bin/b": "1"},
 		files{"var/lib/acme/data": "2", "var/opt/acme/bin/a": "2", "var/opt/acme/bin/b": "2"})
 	in := func(root, name string) string { return root + "/" + name }
 	must(t, os.Link(in(v.new, "var/lib/acme/data"), in(v.new, "var/lib/acme/same")))
@@ -144,7 +155,8 @@ func TestSeedsKeepHardLinksAndHoles(t *testing.T) {
 		must(t, unix.Lstat(in(v.Root, name), &stat))
 		return stat
 	}
-	for first, second := range map[string]string{"var/lib/acme/data": "var/lib/acme/same", "var/opt/acme/bin/a": "var/opt/acme/bin/b"} {
+	for first, second := range map[string]string{"var/lib/acme/data": "var/lib/acme/same",
+		"var/opt/acme/bin/a": "var/opt/acme/bin/b"} {
 		if stat(first).Ino != stat(second).Ino {
 			t.Errorf("%s and %s are two files", first, second)
 		}
@@ -158,7 +170,8 @@ func TestSeedsKeepHardLinksAndHoles(t *testing.T) {
 		t.Errorf("a file with holes has %d bytes and takes %d", hole.Size, hole.Blocks*512)
 	}
 	must(t, v.Undo(t.Context()))
-	if left := read(t, v.Root); !strings.HasSuffix(left["var/opt/acme/bin/a"], " 1") || !strings.HasSuffix(left["var/opt/acme/bin/b"], " 1") || left["var/lib/acme/same"] != "" {
+	if left := read(t, v.Root); !strings.HasSuffix(left["var/opt/acme/bin/a"], " 1") ||
+		!strings.HasSuffix(left["var/opt/acme/bin/b"], " 1") || left["var/lib/acme/same"] != "" {
 		t.Errorf("undone, it is %v", left)
 	}
 }

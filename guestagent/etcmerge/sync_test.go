@@ -24,7 +24,8 @@ func TestWhatIsSyncedMayBeAnything(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, root.Close()) }()
 	names := []string{
-		"etc/a/b/file", "etc/a/b", "etc/pipe", "etc/out", "etc/out/proc/1/mem", "etc/dangling", "etc/gone", "etc/gone/below",
+		"etc/a/b/file", "etc/a/b", "etc/pipe", "etc/out", "etc/out/proc/1/mem", "etc/dangling",
+		"etc/gone", "etc/gone/below",
 		"etc/a/b/file/below", "new",
 	}
 	must(t, syncer{}.files(t.Context(), root, names))
@@ -38,7 +39,8 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 	files{
 		"old/etc/a": "1", "old/etc/gone/x": "1", "old/etc/link": "-> a", "old/etc/dir/": "", "old/etc/conf": "1",
 		"new/etc/a": "2", "new/etc/link": "-> b", "new/etc/dir/": "", "new/etc/fresh/y": "2", "new/etc/conf": "2",
-		"live/etc/a": "1", "live/etc/gone/x": "1", "live/etc/link": "-> a", "live/etc/dir/": "", "live/etc/conf": "mine",
+		"live/etc/a": "1", "live/etc/gone/x": "1", "live/etc/link": "-> a",
+		"live/etc/dir/": "", "live/etc/conf": "mine",
 	}.write(t, directory)
 	must(t, os.Chmod(filepath.Join(directory, "new/etc/dir"), 0o700))
 	var synced []string
@@ -54,7 +56,8 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 			case len(data) == 0:
 				t.Errorf("%s is synced without content", at)
 			}
-			if _, err := os.Stat(filepath.Join(live, "etc/fresh/y")); err == nil && !slices.Contains(synced, "live/etc/fresh/.y.sharedos-new") {
+			if _, err := os.Stat(filepath.Join(live, "etc/fresh/y")); err == nil &&
+				!slices.Contains(synced, "live/etc/fresh/.y.sharedos-new") {
 				t.Error("a file has its name before its content is synced")
 			}
 			synced = append(synced, at)
@@ -62,10 +65,12 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 		}}}
 	old, next := treeOf(t, filepath.Join(directory, "old")), treeOf(t, filepath.Join(directory, "new"))
 	var differences []Difference
-	for _, name := range []string{"etc/a", "etc/conf", "etc/dir", "etc/fresh", "etc/fresh/y", "etc/gone", "etc/gone/x", "etc/link"} {
+	for _, name := range []string{"etc/a", "etc/conf", "etc/dir", "etc/fresh", "etc/fresh/y", "etc/gone",
+		"etc/gone/x", "etc/link"} {
 		differences = append(differences, NewDifference(name, old[name], next[name]))
 	}
-	_, err := carrier.Carry(t.Context(), listed(t, filepath.Join(directory, "old")), differences, filepath.Join(directory, "new"))
+	_, err := carrier.Carry(t.Context(), listed(t, filepath.Join(directory, "old")), differences,
+		filepath.Join(directory, "new"))
 	must(t, err)
 	want := []string{
 		"undo/0", "undo/5", "undo/ends.json", "undo/baseline", "undo/steps.json.sharedos-new", "undo/", "./",
@@ -79,7 +84,8 @@ func TestWhatACarryMakesIsOnTheDiskBeforeItIsNamed(t *testing.T) {
 	synced = nil
 	must(t, carrier.Undo(t.Context()))
 	slices.Sort(synced)
-	want = []string{"live/etc/", "live/etc/.a.sharedos-new", "live/etc/dir/", "live/etc/gone/", "live/etc/gone/.x.sharedos-new"}
+	want = []string{"live/etc/", "live/etc/.a.sharedos-new", "live/etc/dir/", "live/etc/gone/",
+		"live/etc/gone/.x.sharedos-new"}
 	if !slices.Equal(synced, want) {
 		t.Errorf("undoing it syncs %q, want %q", synced, want)
 	}

@@ -44,9 +44,9 @@ func (t Taken) what() string {
 	return "user"
 }
 
-// TakenNumbers returns the accounts of a release that have not their number here, while another account has it. That the
-// release before had them, too, makes no difference: files that are new would belong to the account here. here is this VM's
-// passwd, or group.
+// TakenNumbers returns the accounts of a release that have not their number here, while another
+// account has it. That the release before had them, too, makes no difference: files that are new
+// would belong to the account here. here is this VM's passwd, or group.
 func TakenNumbers(group bool, next map[string]uint32, here string) []Taken {
 	own := accountNumbers(here)
 	byNumber := map[uint32]string{}
@@ -69,9 +69,9 @@ func TakenNumbers(group bool, next map[string]uint32, here string) []Taken {
 	return taken
 }
 
-// ForeignFiles reports the files of the tree's /usr that belong to an account of the system at root although the release
-// means another account: a boot onto another stack cannot be refused for that, as a refresh is. Call it before the carry,
-// which gives the release's account a free number.
+// ForeignFiles reports the files of the tree's /usr that belong to an account of the system at root
+// although the release means another account: a boot onto another stack cannot be refused for that,
+// as a refresh is. Call it before the carry, which gives the release's account a free number.
 func ForeignFiles(root, tree string) ([]Conflict, error) {
 	here, err := Accounts(root)
 	if err != nil {
@@ -112,7 +112,9 @@ func ForeignFiles(root, tree string) ([]Conflict, error) {
 	for one, name := range found {
 		conflicts = append(conflicts, Conflict{
 			Path: name, Kind: ForeignOwner,
-			Reason: fmt.Sprintf("the release has %s, and this file, perhaps among others, belongs to that account here; %s", one, one.Remedy()),
+			Reason: fmt.Sprintf(
+				"the release has %s, and this file, perhaps among others, belongs to that account here; %s", one,
+				one.Remedy()),
 		})
 	}
 	return sortConflicts(conflicts), nil

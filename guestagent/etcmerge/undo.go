@@ -48,7 +48,8 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *
 	}
 	for i := range steps {
 		steps[i].Before, steps[i].After = recorded(steps[i].before), recorded(steps[i].after)
-		if err := errors.Join(c.save(live, &steps[i], strconv.Itoa(i)), c.saveResult(&steps[i], strconv.Itoa(i))); err != nil {
+		if err := errors.Join(c.save(live, &steps[i], strconv.Itoa(i)),
+			c.saveResult(&steps[i], strconv.Itoa(i))); err != nil {
 			return err
 		}
 	}
@@ -89,8 +90,8 @@ func (c Carrier) record(ctx context.Context, live *os.Root, steps []step, next *
 	return os.Rename(temporary, filepath.Join(c.Record, startedName))
 }
 
-// save saves what a step replaces or removes under a name in the record. A file of CarriedByOS, which may be large, gets a
-// second name, unless something is mounted there, and other files are copied.
+// save saves what a step replaces or removes under a name in the record. A file of CarriedByOS, which
+// may be large, gets a second name, unless something is mounted there, and other files are copied.
 func (c Carrier) save(live *os.Root, s *step, name string) error {
 	if s.before == nil || s.before.Type == tree.Directory {
 		return nil
@@ -285,9 +286,9 @@ func (c Carrier) Carried() (ends Ends, complete, found bool, err error) {
 	return ends, state == carried, state != none, nil
 }
 
-// Undo restores content, mode, owner and time of the paths that the recorded carry changed, whether it was completed or
-// interrupted. A path that was changed again since stays as it is, and is reported if the carry was completed; of such an
-// account file, what the carry brought is undone. Without a record Undo does nothing. It can be repeated.
+// Undo restores content, mode, owner and time of the paths that the recorded carry changed, whether it was completed
+// or interrupted. A path that was changed again since stays as it is, and is reported if the carry was completed; of
+// such an account file, what the carry brought is undone. Without a record Undo does nothing. It can be repeated.
 func (c Carrier) Undo(ctx context.Context) (err error) {
 	data, err := c.steps()
 	if err != nil {
@@ -357,7 +358,8 @@ func isAt(now, entry *tree.Entry) bool {
 func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error {
 	skip := func(name string, o *obstacle) {
 		conflict := obstacleConflict(name, o)
-		c.skipped(Conflict{Path: name, Kind: LeftInPlace, Reason: "it stays as the refresh left it: " + conflict.Reason})
+		c.skipped(Conflict{Path: name, Kind: LeftInPlace,
+			Reason: "it stays as the refresh left it: " + conflict.Reason})
 	}
 	_, state, err := c.recorded()
 	if err != nil {
@@ -387,7 +389,8 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 			back = append(back, s)
 		}
 		if undone.kept && state == carried {
-			c.skipped(Conflict{Path: s.Path, Kind: LeftInPlace, Reason: "it stays as it is, since it was changed after the refresh"})
+			c.skipped(Conflict{Path: s.Path, Kind: LeftInPlace,
+				Reason: "it stays as it is, since it was changed after the refresh"})
 		}
 		if undone.removed {
 			removed = append(removed, s.Path)
@@ -430,7 +433,8 @@ func (c Carrier) restore(ctx context.Context, live *os.Root, steps []step) error
 		return err
 	}
 	for _, s := range back {
-		if s.before == nil || s.before.Type != tree.Regular && s.before.Type != tree.Directory || !slices.Contains(p.done, s.Path) {
+		if s.before == nil || s.before.Type != tree.Regular && s.before.Type != tree.Directory ||
+			!slices.Contains(p.done, s.Path) {
 			continue
 		}
 		if err := live.Chtimes(s.Path, s.before.ModTime, s.before.ModTime); err != nil {
@@ -520,7 +524,8 @@ func lockAccounts(ctx context.Context, live *os.Root, limit time.Duration) (unlo
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("lock the account files: another program holds /etc/.pwd.lock: %w", ctx.Err()), file.Close())
+			return nil, errors.Join(fmt.Errorf("lock the account files: another program holds /etc/.pwd.lock: %w",
+				ctx.Err()), file.Close())
 		case <-over:
 			err := fmt.Errorf("lock the account files: another program has held /etc/.pwd.lock for %s", limit)
 			return nil, errors.Join(&obstacle{AccountsLocked, err}, file.Close())

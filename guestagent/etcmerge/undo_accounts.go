@@ -15,8 +15,8 @@ import (
 // resultSuffix is appended to the name of a saved account file for the content that the carry gave it.
 const resultSuffix = "-result"
 
-// saveResult saves the content that a step gives an account file: others, systemd-sysusers among them, add accounts to it
-// before the carry is undone.
+// saveResult saves the content that a step gives an account file: others, systemd-sysusers among
+// them, add accounts to it before the carry is undone.
 func (c Carrier) saveResult(s *step, name string) error {
 	if accountFiles[s.Path] == nil || !isRegular(s.after) || s.content == nil {
 		return nil
@@ -31,8 +31,8 @@ type accountBack struct {
 	text  string
 }
 
-// accountsBack returns, by path, what the account files become that a carry has changed, if one of them was changed since:
-// then they are undone by entry, and otherwise each as a whole.
+// accountsBack returns, by path, what the account files become that a carry has changed, if one of
+// them was changed since: then they are undone by entry, and otherwise each as a whole.
 func (c Carrier) accountsBack(live *os.Root, steps []step) (map[string]accountBack, error) {
 	before, after, now := AccountTexts{}, AccountTexts{}, AccountTexts{}
 	changed, all := false, map[string]accountBack{}
@@ -104,9 +104,9 @@ func attributesBack(before, after, now *tree.Entry) *tree.Entry {
 	return back
 }
 
-// undoAccounts returns the account files of now without what led from before to after. An account that was added goes with
-// all that belongs to it, unless it was changed since: then it stays without the memberships that were added, and is
-// reported. What was added or changed since stays.
+// undoAccounts returns the account files of now without what led from before to after. An account
+// that was added goes with all that belongs to it, unless it was changed since: then it stays
+// without the memberships that were added, and is reported. What was added or changed since stays.
 func undoAccounts(before, after, now AccountTexts) (AccountTexts, []Conflict) {
 	u := accountUndo{
 		before: before, after: after, gone: map[string]map[string]bool{}, stays: map[string]map[string]bool{},

@@ -11,49 +11,61 @@ import (
 )
 
 func TestAnUndoOfAccountsTakesWhatTheCarryBroughtAndNothingElse(t *testing.T) {
-	const root, svc, me, tss = "root:x:0:0::/root:/bin/sh\n", "svc:x:980:980::/:/bin/false\n", "me:x:1000:1000::/:/bin/sh\n", "tss:x:979:979::/:/bin/false\n"
+	const root, svc, me, tss = "root:x:0:0::/root:/bin/sh\n", "svc:x:980:980::/:/bin/false\n",
+		"me:x:1000:1000::/:/bin/sh\n", "tss:x:979:979::/:/bin/false\n"
 	for name, test := range map[string]struct {
 		before, after, now, want AccountTexts
 		left                     []string
 	}{
 		"accounts that were added since stay": {
 			AccountTexts{"etc/passwd": root, "etc/group": "docker:x:991:\n", "etc/shadow": ""},
-			AccountTexts{"etc/passwd": root + svc, "etc/group": "docker:x:991:svc\nsvc:x:980:\n", "etc/shadow": "svc:*:1::::::\n"},
+			AccountTexts{"etc/passwd": root + svc, "etc/group": "docker:x:991:svc\nsvc:x:980:\n",
+				"etc/shadow": "svc:*:1::::::\n"},
 			AccountTexts{"etc/passwd": root + svc + tss, "etc/group": "docker:x:991:svc,tss\nsvc:x:980:\ntss:x:979:\n",
 				"etc/shadow": "svc:*:1::::::\ntss:*:1::::::\n"},
-			AccountTexts{"etc/passwd": root + tss, "etc/group": "docker:x:991:tss\ntss:x:979:\n", "etc/shadow": "tss:*:1::::::\n"}, nil,
+			AccountTexts{"etc/passwd": root + tss, "etc/group": "docker:x:991:tss\ntss:x:979:\n",
+				"etc/shadow": "tss:*:1::::::\n"}, nil,
 		},
 		"fields go back that are as the carry left them": {
-			AccountTexts{"etc/passwd": "svc:x:980:980::/:/bin/false\n"}, AccountTexts{"etc/passwd": "svc:x:980:980:new:/srv:/bin/sh\n"},
+			AccountTexts{"etc/passwd": "svc:x:980:980::/:/bin/false\n"},
+			AccountTexts{"etc/passwd": "svc:x:980:980:new:/srv:/bin/sh\n"},
 			AccountTexts{"etc/passwd": "svc:x:980:980:mine:/srv:/bin/sh\n" + me},
 			AccountTexts{"etc/passwd": "svc:x:980:980:mine:/:/bin/false\n" + me}, []string{"etc/passwd"},
 		},
 		"a member that the carry removed comes back": {
-			AccountTexts{"etc/group": "a:x:1:b,c\n"}, AccountTexts{"etc/group": "a:x:1:c\n"}, AccountTexts{"etc/group": "a:x:1:c,d\n"},
+			AccountTexts{"etc/group": "a:x:1:b,c\n"}, AccountTexts{"etc/group": "a:x:1:c\n"},
+			AccountTexts{"etc/group": "a:x:1:c,d\n"},
 			AccountTexts{"etc/group": "a:x:1:c,d,b\n"}, nil,
 		},
 		"an account that was changed since stays with its password and without its memberships": {
 			AccountTexts{"etc/passwd": root, "etc/group": "docker:x:991:\n", "etc/shadow": ""},
 			AccountTexts{"etc/passwd": root + svc, "etc/group": "docker:x:991:svc\n", "etc/shadow": "svc:*:1::::::\n"},
-			AccountTexts{"etc/passwd": root + "svc:x:980:980::/:/bin/bash\n", "etc/group": "docker:x:991:svc\n", "etc/shadow": "svc:hash:1::::::\n"},
-			AccountTexts{"etc/passwd": root + "svc:x:980:980::/:/bin/bash\n", "etc/group": "docker:x:991:\n", "etc/shadow": "svc:hash:1::::::\n"},
+			AccountTexts{"etc/passwd": root + "svc:x:980:980::/:/bin/bash\n", "etc/group": "docker:x:991:svc\n",
+				"etc/shadow": "svc:hash:1::::::\n"},
+			AccountTexts{"etc/passwd": root + "svc:x:980:980::/:/bin/bash\n", "etc/group": "docker:x:991:\n",
+				"etc/shadow": "svc:hash:1::::::\n"},
 			[]string{"etc/passwd"},
 		},
 		"what belongs to an account goes with it": {
-			AccountTexts{"etc/passwd": root, "etc/shadow": ""}, AccountTexts{"etc/passwd": root + svc, "etc/shadow": "svc:*:1::::::\n"},
-			AccountTexts{"etc/passwd": root + svc, "etc/shadow": "svc:hash:1::::::\n"}, AccountTexts{"etc/passwd": root, "etc/shadow": ""}, nil,
+			AccountTexts{"etc/passwd": root, "etc/shadow": ""},
+			AccountTexts{"etc/passwd": root + svc, "etc/shadow": "svc:*:1::::::\n"},
+			AccountTexts{"etc/passwd": root + svc, "etc/shadow": "svc:hash:1::::::\n"},
+			AccountTexts{"etc/passwd": root, "etc/shadow": ""}, nil,
 		},
 		"a group with a member of this VM stays": {
 			AccountTexts{"etc/group": "a:x:1:\n"}, AccountTexts{"etc/group": "a:x:1:\ndocker:x:991:svc\n"},
-			AccountTexts{"etc/group": "a:x:1:\ndocker:x:991:svc,me\n"}, AccountTexts{"etc/group": "a:x:1:\ndocker:x:991:me\n"}, []string{"etc/group"},
+			AccountTexts{"etc/group": "a:x:1:\ndocker:x:991:svc,me\n"},
+			AccountTexts{"etc/group": "a:x:1:\ndocker:x:991:me\n"}, []string{"etc/group"},
 		},
 		"a group that a user has since stays": {
-			AccountTexts{"etc/passwd": root, "etc/group": ""}, AccountTexts{"etc/passwd": root, "etc/group": "web:x:1000:\n"},
+			AccountTexts{"etc/passwd": root, "etc/group": ""},
+			AccountTexts{"etc/passwd": root, "etc/group": "web:x:1000:\n"},
 			AccountTexts{"etc/passwd": root + me, "etc/group": "web:x:1000:\n"},
 			AccountTexts{"etc/passwd": root + me, "etc/group": "web:x:1000:\n"}, []string{"etc/group"},
 		},
 		"lines that are no entries and entries that were removed since": {
-			AccountTexts{"etc/passwd": root}, AccountTexts{"etc/passwd": root + svc}, AccountTexts{"etc/passwd": "# mine\n" + root + "+::::::\n"},
+			AccountTexts{"etc/passwd": root}, AccountTexts{"etc/passwd": root + svc},
+			AccountTexts{"etc/passwd": "# mine\n" + root + "+::::::\n"},
 			AccountTexts{"etc/passwd": "# mine\n" + root + "+::::::\n"}, nil,
 		},
 	} {
@@ -81,7 +93,8 @@ func TestAnUndoOfAccountsTakesWhatTheCarryBroughtAndNothingElse(t *testing.T) {
 func TestAnUndoOfAMergeOfAccountsIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string) AccountTexts {
-			return AccountTexts{"etc/group": file(t, label), "etc/gshadow": file(t, label), "etc/shadow": file(t, label)}
+			return AccountTexts{"etc/group": file(t, label), "etc/gshadow": file(t, label),
+				"etc/shadow": file(t, label)}
 		}
 		base, ours, theirs := draw("base"), draw("ours"), draw("theirs")
 		after := MergeAccounts(base, ours, theirs).Texts
@@ -117,7 +130,8 @@ func TestAnUndoAfterAccountsWereAddedTakesTheReleasesAway(t *testing.T) {
 		"etc/group": "root:x:0:\ndocker:x:991:svc\n", "etc/a": "2"})
 	must(t, os.Chmod(v.new+"/etc/group", 0o600))
 	v.carry(t)
-	for name, line := range map[string]string{"etc/passwd": "tss:x:979:979::/:/bin/false\n", "etc/group": "tss:x:979:\n"} {
+	for name, line := range map[string]string{"etc/passwd": "tss:x:979:979::/:/bin/false\n",
+		"etc/group": "tss:x:979:\n"} {
 		data, err := os.ReadFile(v.Root + "/" + name)
 		must(t, err)
 		must(t, os.WriteFile(v.Root+"/"+name, append(data, line...), 0o600))

@@ -28,9 +28,9 @@ const (
 const Directory = "/run/sharedos/failpoints"
 
 const (
-	// Armed lists the points that trigger, one a line: "<action> <n> <name>". The point triggers when it is reached for the
-	// n-th time from now on; a point may have several lines. A line is removed before its point triggers, so the next process
-	// passes the point.
+	// Armed lists the points that trigger, one a line: "<action> <n> <name>". The point triggers
+	// when it is reached for the n-th time from now on; a point may have several lines. A line is
+	// removed before its point triggers, so the next process passes the point.
 	Armed = "armed"
 	// Triggered lists the points that have triggered, one a line.
 	Triggered = "triggered"
@@ -48,8 +48,8 @@ const (
 	pausePoll = 20 * time.Millisecond
 )
 
-// Hit reaches a point. It returns ErrInjected if the point is armed to fail, and another error if the files cannot be read
-// or written. It does not return if the point is armed to kill.
+// Hit reaches a point. It returns ErrInjected if the point is armed to fail, and another error if
+// the files cannot be read or written. It does not return if the point is armed to kill.
 func Hit(name string) error { return live.hit(name) }
 
 var live = points{directory: Directory, kill: killSelf, sleep: time.Sleep}

@@ -106,7 +106,8 @@ func TestOnlyABuildForFaultsHasPoints(t *testing.T) {
 	for tag, want := range map[string]bool{"": false, "faults": true} {
 		binary := filepath.Join(t.TempDir(), "agent")
 		// As the GNUmakefile compiles it, so that most of it is in Go's cache.
-		build := exec.CommandContext(t.Context(), "go", "build", "-tags="+tag, "-trimpath", "-ldflags=-s -w", "-o", binary, "..")
+		build := exec.CommandContext(t.Context(), "go", "build", "-tags="+tag, "-trimpath",
+			"-ldflags=-s -w", "-o", binary, "..")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)

@@ -20,7 +20,8 @@ func TestAFileIsReadUpToItsLimitAndNotBeyond(t *testing.T) {
 	if data, err := Read(path, 8); err != nil || string(data) != "12345678" {
 		t.Errorf("%q, %v", data, err)
 	}
-	if data, err := Read(path, 7); !errors.Is(err, ErrTooLong) || len(data) != 0 || !strings.Contains(err.Error(), path) {
+	if data, err := Read(path, 7); !errors.Is(err, ErrTooLong) || len(data) != 0 ||
+		!strings.Contains(err.Error(), path) {
 		t.Errorf("%q, %v", data, err)
 	}
 	if _, err := Read(path+".none", 8); !errors.Is(err, fs.ErrNotExist) {

@@ -10,8 +10,8 @@ const hole = 4096
 
 var zeros [hole]byte
 
-// Sparse writes a new file from its start to its end, and leaves out blocks of zeros, which become holes. End completes the
-// file.
+// Sparse writes a new file from its start to its end, and leaves out blocks of zeros, which become
+// holes. End completes the file.
 type Sparse struct {
 	file *os.File
 	at   int64

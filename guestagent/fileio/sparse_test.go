@@ -22,7 +22,8 @@ func TestSparseWritesWhatItIsGivenInAnyParts(t *testing.T) {
 		}
 		sparse := fileio.NewSparse(file)
 		for range rapid.IntRange(0, 6).Draw(t, "parts") {
-			part := bytes.Repeat([]byte{rapid.SampledFrom([]byte{0, 0, 'x'}).Draw(t, "fill")}, rapid.IntRange(0, 10_000).Draw(t, "length"))
+			part := bytes.Repeat([]byte{rapid.SampledFrom([]byte{0, 0, 'x'}).Draw(t, "fill")},
+				rapid.IntRange(0, 10_000).Draw(t, "length"))
 			if n, err := sparse.Write(part); n != len(part) || err != nil {
 				t.Fatalf("%d of %d bytes: %v", n, len(part), err)
 			}

@@ -27,7 +27,8 @@ func AttachesDisconnected(text, profile string) bool {
 			continue
 		}
 		flags, _, _ = strings.Cut(flags, ")")
-		return slices.Contains(strings.FieldsFunc(flags, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }), "attach_disconnected")
+		return slices.Contains(strings.FieldsFunc(flags,
+			func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }), "attach_disconnected")
 	}
 	return false
 }

@@ -21,7 +21,8 @@ profile "with space" flags=(complain) {
 
 func TestAProfileSaysWhetherItAttachesDisconnectedPaths(t *testing.T) {
 	for profile, want := range map[string]bool{
-		"attached": true, "/usr/sbin/by-path": true, "plain": false, "with": false, "with space": false, "absent": false, "#": false,
+		"attached": true, "/usr/sbin/by-path": true, "plain": false, "with": false, "with space": false,
+		"absent": false, "#": false,
 	} {
 		if got := AttachesDisconnected(profiles, profile); got != want {
 			t.Errorf("%s: %v", profile, got)

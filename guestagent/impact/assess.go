@@ -39,8 +39,8 @@ const (
 	Earlier
 )
 
-// Interpreted is code that a process has read before a refresh brought another version of it. An interpreter closes what
-// it has read, so that nothing in /proc shows it later.
+// Interpreted is code that a process has read before a refresh brought another version of it. An
+// interpreter closes what it has read, so that nothing in /proc shows it later.
 type Interpreted struct {
 	PID int `json:"pid"`
 	// Started is when the process was started, in clock ticks since boot: with the PID it identifies the process.
@@ -100,8 +100,8 @@ type Snapshot struct {
 type Affected struct {
 	Unit    string
 	Outcome Outcome
-	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless: all of it (Outcome.Keeps), or
-	// its code alone, for a message bus that only reads its configuration again.
+	// Reason says why the unit is affected, KeptBecause why it is left as it is nevertheless: all of it
+	// (Outcome.Keeps), or its code alone, for a message bus that only reads its configuration again.
 	Reason, KeptBecause string
 	// Paths are the first of the differing paths that the unit uses, and PathCount is the number of all of them.
 	// Packages are those that Paths belong to.
@@ -139,8 +139,8 @@ type Assessment struct {
 	Reasons []string
 	// Pending says what takes effect only with a soft-reboot or a reboot after a live refresh.
 	Pending []string
-	// Boot are the files that the running system has loaded at boot and that differ once the change is made, by whichever
-	// refresh of this boot. Pending has them, too.
+	// Boot are the files that the running system has loaded at boot and that differ once the change
+	// is made, by whichever refresh of this boot. Pending has them, too.
 	Boot []BootFile
 	// Starts are the units that the new stack enables.
 	Starts []Start
@@ -150,8 +150,8 @@ type Assessment struct {
 	Unmatched []string
 	// Sessions are processes of user sessions that use what changes: "unit pid command".
 	Sessions []string
-	// Remaining are processes that use what changes, or what an earlier refresh changed, and that a live refresh leaves as
-	// they are: "unit pid path".
+	// Remaining are processes that use what changes, or what an earlier refresh changed, and that a
+	// live refresh leaves as they are: "unit pid path".
 	Remaining []string
 	// Interpreted is what of this /proc does not show later.
 	Interpreted []Interpreted
@@ -174,14 +174,16 @@ func (a *Assessment) Message() *agentapi.Impact {
 		Left: LeftTexts(a.Left), Pending: a.Pending, Remaining: a.Remaining, UnmatchedUnits: a.Unmatched,
 	}
 	for _, start := range a.Starts {
-		message.Starts = append(message.Starts, &agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
+		message.Starts = append(message.Starts,
+			&agentapi.UnitStart{Unit: start.Unit, WantedBy: start.By, Skipped: start.Skipped})
 	}
 	for _, affected := range a.Affected {
 		if affected.Outcome.Keeps() {
 			continue
 		}
 		message.Units = append(message.Units, &agentapi.UnitImpact{
-			Unit: affected.Unit, Level: affected.Outcome.Level(), Paths: affected.Paths, PathCount: affected.PathCount, Reason: affected.Reason,
+			Unit: affected.Unit, Level: affected.Outcome.Level(), Paths: affected.Paths,
+			PathCount: affected.PathCount, Reason: affected.Reason,
 			Packages: affected.Packages,
 		})
 	}
@@ -263,7 +265,8 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 		raise(agentapi.Level_SOFT_REBOOT, policy.Obstacle)
 	}
 	if changes.loader.count > 0 {
-		raise(agentapi.Level_SOFT_REBOOT, "the dynamic loader differs, which every process has mapped: "+strings.Join(changes.loader.paths, ", "))
+		raise(agentapi.Level_SOFT_REBOOT,
+			"the dynamic loader differs, which every process has mapped: "+strings.Join(changes.loader.paths, ", "))
 	}
 	if changes.bus.count > 0 && slices.ContainsFunc(slices.Collect(maps.Keys(units)), busUnit) {
 		raise(agentapi.Level_SOFT_REBOOT, "the message bus differs and cannot be restarted in a running system: "+
@@ -274,7 +277,8 @@ func (a *Assessment) system(changes *Changes, units map[string]*gathered, policy
 	}
 	for _, affected := range a.Affected {
 		if affected.Outcome == Kept || affected.Outcome == Reloaded && affected.KeptBecause != "" {
-			a.Pending = append(a.Pending, fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
+			a.Pending = append(a.Pending,
+				fmt.Sprintf("%s still uses %s: %s", affected.Unit, affected.FirstUse(), affected.KeptBecause))
 		}
 	}
 	a.Pending = append(a.Pending, BootTexts(a.Boot)...)
@@ -289,7 +293,8 @@ func (a *Assessment) renews(unit string) bool {
 // add decides the outcome of one affected unit.
 func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy) {
 	affected := Affected{
-		Unit: g.name, PIDs: g.stale, Outcome: Restarted, Reason: g.reason(), lines: g.lines, commands: g.commands, interpreted: g.interpreted,
+		Unit: g.name, PIDs: g.stale, Outcome: Restarted, Reason: g.reason(), lines: g.lines, commands: g.commands,
+		interpreted: g.interpreted,
 	}
 	var all pathList
 	for _, list := range g.lists() {
@@ -333,7 +338,8 @@ func (a *Assessment) add(changes *Changes, g *gathered, unit Unit, policy Policy
 	if removed && unit.Once {
 		// Without its file systemd would apply its default time limit to it, and end it.
 		a.Level = max(a.Level, agentapi.Level_SOFT_REBOOT)
-		a.Reasons = append(a.Reasons, g.name+" is in progress, and the new stack has no such unit: wait until it has ended")
+		a.Reasons = append(a.Reasons,
+			g.name+" is in progress, and the new stack has no such unit: wait until it has ended")
 	}
 	a.Affected = append(a.Affected, affected)
 }

@@ -39,8 +39,10 @@ func TestResolve(t *testing.T) {
 
 func TestAFileIsTheSameBeforeAndAfterItsMountWasSwappedOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.SampledFrom([]string{"bin", "sbin", "lib", "lib64", "libexec", "share"}).Draw(t, "directory") + "/" +
-			rapid.StringMatching(`[a-z0-9_.+-]{1,8}(/[a-z0-9]{1,8}){0,3}`).Filter(func(s string) bool { return !strings.HasPrefix(s, ".") }).Draw(t, "rest")
+		name := rapid.SampledFrom([]string{"bin", "sbin", "lib", "lib64", "libexec", "share"}).Draw(t, "directory") +
+			"/" +
+			rapid.StringMatching(`[a-z0-9_.+-]{1,8}(/[a-z0-9]{1,8}){0,3}`).Filter(
+				func(s string) bool { return !strings.HasPrefix(s, ".") }).Draw(t, "rest")
 		before, _ := Resolve("/usr/" + name)
 		after, _ := Resolve("/" + name)
 		if before != after {
@@ -99,16 +101,19 @@ func TestAssess(t *testing.T) {
 			policy: Policy{RunningKernel: "6.12.1", TargetKernel: "6.12.2"},
 			want:   want{level: agentapi.Level_NONE, pending: 1}},
 		{name: "modules of the running kernel stay",
-			changes:  changed("usr/lib/modules/6.12.1/modules.alias.bin", "usr/lib/modules/6.12.10/modules.alias.bin"),
-			snapshot: Snapshot{Processes: []Process{service(1, "udevd.service", "usr/lib/modules/6.12.1/modules.alias.bin")}},
-			policy:   Policy{RunningKernel: "6.12.1", TargetKernel: "6.12.1"},
-			want:     want{level: agentapi.Level_NONE}},
+			changes: changed("usr/lib/modules/6.12.1/modules.alias.bin", "usr/lib/modules/6.12.10/modules.alias.bin"),
+			snapshot: Snapshot{Processes: []Process{service(1, "udevd.service",
+				"usr/lib/modules/6.12.1/modules.alias.bin")}},
+			policy: Policy{RunningKernel: "6.12.1", TargetKernel: "6.12.1"},
+			want:   want{level: agentapi.Level_NONE}},
 		{name: "modules of another kernel do not", changes: changed("usr/lib/modules/6.12.10/modules.alias.bin"),
-			snapshot: Snapshot{Processes: []Process{service(1, "a.service", "usr/lib/modules/6.12.10/modules.alias.bin")}},
-			policy:   Policy{RunningKernel: "6.12.1", TargetKernel: "6.12.1"},
-			want:     want{level: agentapi.Level_RESTART, restart: "a.service"}},
+			snapshot: Snapshot{Processes: []Process{service(1, "a.service",
+				"usr/lib/modules/6.12.10/modules.alias.bin")}},
+			policy: Policy{RunningKernel: "6.12.1", TargetKernel: "6.12.1"},
+			want:   want{level: agentapi.Level_RESTART, restart: "a.service"}},
 		{name: "the agent is left alone", changes: changed(ssl), policy: Policy{Agent: "agent.service"},
-			snapshot: Snapshot{Processes: []Process{service(1, "agent.service", ssl)}}, want: want{level: agentapi.Level_NONE}},
+			snapshot: Snapshot{Processes: []Process{service(1, "agent.service", ssl)}},
+			want:     want{level: agentapi.Level_NONE}},
 		{name: "PID 1 re-executes", changes: changed(ssl),
 			snapshot: Snapshot{Processes: []Process{service(1, "init.scope", ssl)}},
 			want:     want{level: agentapi.Level_RELOAD, reload: "init.scope"}},
@@ -117,13 +122,15 @@ func TestAssess(t *testing.T) {
 			want:     want{level: agentapi.Level_NONE, remaining: "dbus.service 1 /" + ssl, pending: 1}},
 		{name: "a changed message bus needs a soft-reboot", changes: changed("usr/bin/dbus-daemon"),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service", "usr/bin/dbus-daemon")}},
-			want:     want{level: agentapi.Level_SOFT_REBOOT, remaining: "dbus.service 1 /usr/bin/dbus-daemon", reason: "message bus", pending: 1}},
+			want: want{level: agentapi.Level_SOFT_REBOOT, remaining: "dbus.service 1 /usr/bin/dbus-daemon",
+				reason: "message bus", pending: 1}},
 		{name: "the message bus reloads its policy", changes: changed("usr/share/dbus-1/system.d/x.conf"),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service")}},
 			want:     want{level: agentapi.Level_RELOAD, reload: "dbus.service"}},
 		{name: "and does so though its code waits", changes: changed("usr/share/dbus-1/system.d/x.conf", ssl),
 			snapshot: Snapshot{Processes: []Process{service(1, "dbus.service", ssl)}},
-			want:     want{level: agentapi.Level_RELOAD, reload: "dbus.service", remaining: "dbus.service 1 /" + ssl, pending: 1}},
+			want: want{level: agentapi.Level_RELOAD, reload: "dbus.service",
+				remaining: "dbus.service 1 /" + ssl, pending: 1}},
 		{name: "a changed loader needs a soft-reboot", changes: changed(ld),
 			snapshot: Snapshot{Processes: []Process{service(1, "a.service", ld)}},
 			want:     want{level: agentapi.Level_SOFT_REBOOT, restart: "a.service", reason: "dynamic loader"}},
@@ -137,7 +144,8 @@ func TestAssess(t *testing.T) {
 				remaining: "getty@tty1.service 8 /" + ssl + " session-1.scope 7 /" + ssl}},
 		{name: "a container has its own files", changes: changed(ssl),
 			snapshot: Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{
-				in(service(1, "docker.service", ssl), func(p *Process) { p.SystemRoot, p.Uses[0].Device = false, proc.Device{Minor: 99} })}},
+				in(service(1, "docker.service", ssl),
+					func(p *Process) { p.SystemRoot, p.Uses[0].Device = false, proc.Device{Minor: 99} })}},
 			want: want{level: agentapi.Level_NONE}},
 		{name: "a chroot with /usr bound into it does not", changes: changed(ssl),
 			snapshot: Snapshot{Usr: []proc.Device{oldUsr}, Processes: []Process{
@@ -150,13 +158,16 @@ func TestAssess(t *testing.T) {
 			want: want{level: agentapi.Level_RESTART, restart: "a.service"}},
 		{name: "a shell with its own script changed", changes: changed("usr/sbin/loop"),
 			snapshot: Snapshot{Processes: []Process{
-				in(service(1, "a.service"), func(p *Process) { p.Program, p.Arguments = "usr/bin/dash", []string{"usr/sbin/loop"} }),
+				in(service(1, "a.service"),
+					func(p *Process) { p.Program, p.Arguments = "usr/bin/dash", []string{"usr/sbin/loop"} }),
 				in(service(2, "b.service"), func(p *Process) { p.Program = "usr/bin/dash" })}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service"}},
-		{name: "unit files, drop-ins, templates, environment files", changes: changed("usr/lib/systemd/system/a.service",
-			"usr/lib/systemd/system/b.service.d/x.conf", "usr/lib/systemd/system/c@.service", "etc/default/d",
-			"etc/systemd/system/multi-user.target.wants/e.service"),
-			snapshot: Snapshot{Processes: []Process{service(1, "a.service"), service(2, "b.service"), service(3, "c@x.service"),
+		{name: "unit files, drop-ins, templates, environment files",
+			changes: changed("usr/lib/systemd/system/a.service",
+				"usr/lib/systemd/system/b.service.d/x.conf", "usr/lib/systemd/system/c@.service", "etc/default/d",
+				"etc/systemd/system/multi-user.target.wants/e.service"),
+			snapshot: Snapshot{Processes: []Process{service(1, "a.service"), service(2, "b.service"),
+				service(3, "c@x.service"),
 				service(4, "d.service"), service(5, "e.service")},
 				Units: map[string]Unit{"d.service": {EnvironmentFiles: []string{"etc/default/d"}, CanReload: true}}},
 			want: want{level: agentapi.Level_RESTART, restart: "a.service b.service c@x.service d.service"}},
@@ -170,8 +181,9 @@ func TestAssess(t *testing.T) {
 				Units: map[string]Unit{"a.service": {CanReload: true}}},
 			want: want{level: agentapi.Level_RESTART, restart: "b.service", reload: "a.service"}},
 		{name: "a unit that refuses is reported", changes: changed(ssl),
-			snapshot: Snapshot{Processes: []Process{service(1, "a.service", ssl)}, Units: map[string]Unit{"a.service": {Refuses: true}}},
-			want:     want{level: agentapi.Level_NONE, remaining: "a.service 1 /" + ssl, pending: 1}},
+			snapshot: Snapshot{Processes: []Process{service(1, "a.service", ssl)},
+				Units: map[string]Unit{"a.service": {Refuses: true}}},
+			want: want{level: agentapi.Level_NONE, remaining: "a.service 1 /" + ssl, pending: 1}},
 		{name: "after the swap what runs from the new /usr is new", changes: changed(ssl),
 			snapshot: Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Processes: []Process{
 				service(1, "a.service", ssl),
@@ -180,7 +192,8 @@ func TestAssess(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := Assess(test.changes, test.snapshot, test.policy)
-			got := want{level: a.Level, sessions: strings.Join(a.Sessions, " "), remaining: strings.Join(a.Remaining, " "), pending: len(a.Pending)}
+			got := want{level: a.Level, sessions: strings.Join(a.Sessions, " "),
+				remaining: strings.Join(a.Remaining, " "), pending: len(a.Pending)}
 			var restart, reload []string
 			for _, affected := range a.Affected {
 				switch {
@@ -224,7 +237,8 @@ func TestEveryUnitIsAccountedForOnce(t *testing.T) {
 		for i := range rapid.IntRange(0, 8).Draw(t, "processes") {
 			unit := rapid.SampledFrom(units).Draw(t, "unit")
 			running[unit] = true
-			processes = append(processes, service(i+2, unit, rapid.SliceOfN(rapid.SampledFrom(files), 0, 3).Draw(t, "uses")...))
+			processes = append(processes,
+				service(i+2, unit, rapid.SliceOfN(rapid.SampledFrom(files), 0, 3).Draw(t, "uses")...))
 		}
 		a := Assess(c, Snapshot{Processes: processes}, Policy{})
 		seen := map[string]int{}

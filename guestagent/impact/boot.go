@@ -24,8 +24,8 @@ type bootKind struct {
 	// files and directories have the files; those in directories have the suffix.
 	files, directories []string
 	suffix             string
-	// unit loads them; "" if a kernel or no single unit does. Without the unit, nothing has loaded them. idle is true for a
-	// unit that, as long as it does not run, will load nothing at the next boot either.
+	// unit loads them; "" if a kernel or no single unit does. Without the unit, nothing has loaded them.
+	// idle is true for a unit that, as long as it does not run, will load nothing at the next boot either.
 	unit string
 	idle bool
 	// level is the lowest impact that loads them: SOFT_REBOOT or KEXEC; never if nothing does.
@@ -47,24 +47,31 @@ func configuration(name string) []string {
 // files, sysusers.d and tmpfiles.d.
 var bootKinds = []bootKind{
 	{ // sysctl.d(5)
-		what: "kernel settings", files: []string{"etc/sysctl.conf"}, directories: configuration("sysctl.d"), suffix: ".conf",
-		unit: "systemd-sysctl.service", level: agentapi.Level_SOFT_REBOOT, by: "systemctl restart systemd-sysctl.service",
+		what: "kernel settings", files: []string{"etc/sysctl.conf"},
+		directories: configuration("sysctl.d"), suffix: ".conf",
+		unit: "systemd-sysctl.service", level: agentapi.Level_SOFT_REBOOT,
+		by: "systemctl restart systemd-sysctl.service",
 	},
 	{ // modprobe.d(5): modules that are loaded later get them
-		what: "options of kernel modules that are loaded already", directories: configuration("modprobe.d"), suffix: ".conf",
+		what:        "options of kernel modules that are loaded already",
+		directories: configuration("modprobe.d"), suffix: ".conf",
 		level: agentapi.Level_KEXEC,
 	},
 	{ // modules-load.d(5)
-		what: "kernel modules to be loaded", files: []string{"etc/modules"}, directories: configuration("modules-load.d"), suffix: ".conf",
-		unit: "systemd-modules-load.service", level: agentapi.Level_SOFT_REBOOT, by: "systemctl restart systemd-modules-load.service",
+		what: "kernel modules to be loaded", files: []string{"etc/modules"},
+		directories: configuration("modules-load.d"), suffix: ".conf",
+		unit: "systemd-modules-load.service", level: agentapi.Level_SOFT_REBOOT,
+		by: "systemctl restart systemd-modules-load.service",
 	},
 	{ // binfmt.d(5)
 		what: "formats of executables", directories: configuration("binfmt.d"), suffix: ".conf",
-		unit: "systemd-binfmt.service", level: agentapi.Level_SOFT_REBOOT, by: "systemctl restart systemd-binfmt.service",
+		unit: "systemd-binfmt.service", level: agentapi.Level_SOFT_REBOOT,
+		by: "systemctl restart systemd-binfmt.service",
 	},
 	{ // apparmor.d(5): a profile is in the kernel until it is replaced
 		what: "AppArmor profiles", directories: []string{"etc/apparmor.d/"},
-		unit: "apparmor.service", idle: true, level: agentapi.Level_SOFT_REBOOT, by: "systemctl reload apparmor.service",
+		unit: "apparmor.service", idle: true, level: agentapi.Level_SOFT_REBOOT,
+		by: "systemctl reload apparmor.service",
 	},
 	{ // fstab(5): the generator has made the units, which a boot starts
 		what: "mounts and swap", files: []string{"etc/fstab"}, level: agentapi.Level_SOFT_REBOOT,
@@ -75,8 +82,10 @@ var bootKinds = []bootKind{
 		level: agentapi.Level_SOFT_REBOOT,
 	},
 	{ // kernel-install(8), grub-mkconfig(8)
-		what: "kernel command line", files: []string{"etc/kernel/cmdline", "usr/lib/kernel/cmdline", "etc/default/grub"},
-		directories: []string{"etc/default/grub.d/", "etc/kernel/cmdline.d/", "usr/lib/kernel/cmdline.d/"}, level: never,
+		what:        "kernel command line",
+		files:       []string{"etc/kernel/cmdline", "usr/lib/kernel/cmdline", "etc/default/grub"},
+		directories: []string{"etc/default/grub.d/", "etc/kernel/cmdline.d/", "usr/lib/kernel/cmdline.d/"},
+		level:       never,
 	},
 }
 
@@ -85,7 +94,8 @@ func kindOf(name string) *bootKind {
 	for i := range bootKinds {
 		kind := &bootKinds[i]
 		if slices.Contains(kind.files, name) || strings.HasSuffix(name, kind.suffix) &&
-			slices.ContainsFunc(kind.directories, func(directory string) bool { return strings.HasPrefix(name, directory) }) {
+			slices.ContainsFunc(kind.directories,
+				func(directory string) bool { return strings.HasPrefix(name, directory) }) {
 			return kind
 		}
 	}
@@ -120,8 +130,8 @@ func (c *Changes) BootUnits() (units []string) {
 	return slices.Compact(units)
 }
 
-// bootFiles returns the files that are not as they were loaded, once these changes are there. What a unit loads that the
-// refresh renews is loaded again.
+// bootFiles returns the files that are not as they were loaded, once these changes are there. What
+// a unit loads that the refresh renews is loaded again.
 func (c *Changes) bootFiles(units map[string]Unit, renewed func(unit string) bool) (files []BootFile) {
 	now := map[string]string{} // by path, what differs from what was loaded
 	for _, file := range c.bootBefore {
@@ -161,8 +171,8 @@ func Outlasting(files []BootFile, level agentapi.Level) []BootFile {
 	})
 }
 
-// BootTexts describes files that are not as they were loaded, one line for each kind: what it is, the files, and when or
-// how they are loaded.
+// BootTexts describes files that are not as they were loaded, one line for each kind: what it is,
+// the files, and when or how they are loaded.
 func BootTexts(files []BootFile) (texts []string) {
 	const shown = 3
 	for i := range bootKinds {
@@ -170,7 +180,8 @@ func BootTexts(files []BootFile) (texts []string) {
 		var names []string
 		for _, file := range files {
 			if kindOf(file.Path) == kind {
-				names = append(names, "/"+strings.Replace(file.Path, "var/usrlocal/", "usr/local/", 1)) // tree.CarriedByOS
+				names = append(names,
+					"/"+strings.Replace(file.Path, "var/usrlocal/", "usr/local/", 1)) // tree.CarriedByOS
 			}
 		}
 		if len(names) == 0 {

@@ -22,7 +22,8 @@ func version(n int) *tree.Entry {
 // atBoot are the units that load files at boot, as they are in a running system.
 func atBoot() map[string]Unit {
 	units := map[string]Unit{}
-	for _, name := range []string{"systemd-sysctl.service", "systemd-modules-load.service", "systemd-binfmt.service", "apparmor.service"} {
+	for _, name := range []string{"systemd-sysctl.service", "systemd-modules-load.service",
+		"systemd-binfmt.service", "apparmor.service"} {
 		units[name] = Unit{Name: name, State: "active", CanReload: name == "apparmor.service"}
 	}
 	return units
@@ -39,23 +40,40 @@ func TestWhatIsLoadedAtBootIsPending(t *testing.T) {
 		what, when string
 		level      agentapi.Level
 	}{
-		"usr/lib/sysctl.d/50-x.conf":                {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"), agentapi.Level_SOFT_REBOOT},
-		"var/usrlocal/lib/sysctl.d/x.conf":          {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"), agentapi.Level_SOFT_REBOOT},
-		"etc/sysctl.d/x.conf":                       {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"), agentapi.Level_SOFT_REBOOT},
-		"etc/sysctl.conf":                           {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"), agentapi.Level_SOFT_REBOOT},
-		"usr/lib/modprobe.d/x.conf":                 {"options of kernel modules that are loaded already", boot, agentapi.Level_KEXEC},
-		"etc/modprobe.d/x.conf":                     {"options of kernel modules that are loaded already", boot, agentapi.Level_KEXEC},
-		"usr/lib/modules-load.d/x.conf":             {"kernel modules to be loaded", fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
-		"etc/modules-load.d/x.conf":                 {"kernel modules to be loaded", fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
-		"etc/modules":                               {"kernel modules to be loaded", fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
-		"usr/lib/binfmt.d/x.conf":                   {"formats of executables", fmt.Sprintf(restart, "systemd-binfmt.service"), agentapi.Level_SOFT_REBOOT},
-		"etc/apparmor.d/usr.sbin.x":                 {"AppArmor profiles", later + ", or by an administrator (systemctl reload apparmor.service)", agentapi.Level_SOFT_REBOOT},
-		"etc/apparmor.d/abstractions/base":          {"AppArmor profiles", later + ", or by an administrator (systemctl reload apparmor.service)", agentapi.Level_SOFT_REBOOT},
-		"etc/fstab":                                 {"mounts and swap", later + ", or by an administrator (mount -a, swapon -a)", agentapi.Level_SOFT_REBOOT},
-		"etc/crypttab":                              {"encrypted and verified devices", later, agentapi.Level_SOFT_REBOOT},
-		"etc/default/grub":                          {"kernel command line", "without effect, since the host gives the VM its kernel and command line", never},
-		"etc/default/grub.d/x.cfg":                  {"kernel command line", "without effect, since the host gives the VM its kernel and command line", never},
-		"usr/lib/kernel/cmdline":                    {"kernel command line", "without effect, since the host gives the VM its kernel and command line", never},
+		"usr/lib/sysctl.d/50-x.conf": {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"),
+			agentapi.Level_SOFT_REBOOT},
+		"var/usrlocal/lib/sysctl.d/x.conf": {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"),
+			agentapi.Level_SOFT_REBOOT},
+		"etc/sysctl.d/x.conf": {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"),
+			agentapi.Level_SOFT_REBOOT},
+		"etc/sysctl.conf": {"kernel settings", fmt.Sprintf(restart, "systemd-sysctl.service"),
+			agentapi.Level_SOFT_REBOOT},
+		"usr/lib/modprobe.d/x.conf": {"options of kernel modules that are loaded already",
+			boot, agentapi.Level_KEXEC},
+		"etc/modprobe.d/x.conf": {"options of kernel modules that are loaded already",
+			boot, agentapi.Level_KEXEC},
+		"usr/lib/modules-load.d/x.conf": {"kernel modules to be loaded",
+			fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
+		"etc/modules-load.d/x.conf": {"kernel modules to be loaded",
+			fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
+		"etc/modules": {"kernel modules to be loaded",
+			fmt.Sprintf(restart, "systemd-modules-load.service"), agentapi.Level_SOFT_REBOOT},
+		"usr/lib/binfmt.d/x.conf": {"formats of executables",
+			fmt.Sprintf(restart, "systemd-binfmt.service"), agentapi.Level_SOFT_REBOOT},
+		"etc/apparmor.d/usr.sbin.x": {"AppArmor profiles",
+			later + ", or by an administrator (systemctl reload apparmor.service)", agentapi.Level_SOFT_REBOOT},
+		"etc/apparmor.d/abstractions/base": {"AppArmor profiles",
+			later + ", or by an administrator (systemctl reload apparmor.service)", agentapi.Level_SOFT_REBOOT},
+		"etc/fstab": {"mounts and swap",
+			later + ", or by an administrator (mount -a, swapon -a)", agentapi.Level_SOFT_REBOOT},
+		"etc/crypttab": {"encrypted and verified devices", later,
+			agentapi.Level_SOFT_REBOOT},
+		"etc/default/grub": {"kernel command line",
+			"without effect, since the host gives the VM its kernel and command line", never},
+		"etc/default/grub.d/x.cfg": {"kernel command line",
+			"without effect, since the host gives the VM its kernel and command line", never},
+		"usr/lib/kernel/cmdline": {"kernel command line",
+			"without effect, since the host gives the VM its kernel and command line", never},
 		"usr/lib/udev/rules.d/60-x.rules":           {}, // systemd-udevd reads them again by itself
 		"etc/udev/rules.d/60-x.rules":               {},
 		"usr/lib/tmpfiles.d/x.conf":                 {}, // the refresh applies these
@@ -80,7 +98,8 @@ func TestWhatIsLoadedAtBootIsPending(t *testing.T) {
 				!slices.Equal(a.Message().GetPending(), a.Pending) {
 				t.Errorf("%s, %v: %q", name, change, a.Pending)
 			}
-			for _, rung := range []agentapi.Level{agentapi.Level_NONE, agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT} {
+			for _, rung := range []agentapi.Level{agentapi.Level_NONE, agentapi.Level_SOFT_REBOOT,
+				agentapi.Level_KEXEC, agentapi.Level_REBOOT} {
 				if outlasts := len(Outlasting(a.Boot, rung)) > 0; outlasts != (rung < want.level) {
 					t.Errorf("%s outlasts %s: %v", name, rung, outlasts)
 				}
@@ -92,7 +111,8 @@ func TestWhatIsLoadedAtBootIsPending(t *testing.T) {
 	}
 }
 
-// A refresh that renews what loads the files is no reason to wait for a boot. Neither is a unit that loads nothing here.
+// A refresh that renews what loads the files is no reason to wait for a boot. Neither is a unit
+// that loads nothing here.
 func TestWhatLoadsFilesMayBeRenewed(t *testing.T) {
 	const sysctl, modules, apparmor = "usr/lib/sysctl.d/x.conf", "etc/modules-load.d/x.conf", "etc/apparmor.d/x"
 	for name, test := range map[string]struct {
@@ -106,12 +126,14 @@ func TestWhatLoadsFilesMayBeRenewed(t *testing.T) {
 		"the policy leaves it alone": {file: sysctl, told: true, policy: Policy{
 			Default: Report, Extra: map[string][]string{"systemd-sysctl.service": {"usr/lib/sysctl.d/"}}}},
 		"there is no such unit": {file: sysctl, units: func(units map[string]Unit) { delete(units, "systemd-sysctl.service") }},
-		"it is masked":          {file: modules, units: func(units map[string]Unit) { units["systemd-modules-load.service"] = Unit{Masked: true} }},
+		"it is masked": {file: modules,
+			units: func(units map[string]Unit) { units["systemd-modules-load.service"] = Unit{Masked: true} }},
 		"it had nothing to load, and will have": {file: modules, told: true, units: func(units map[string]Unit) {
 			units["systemd-modules-load.service"] = Unit{State: "inactive"}
 		}},
 		"the kernel has no AppArmor": {file: apparmor, units: func(units map[string]Unit) { units["apparmor.service"] = Unit{State: "inactive"} }},
-		"it has failed to load all":  {file: apparmor, told: true, units: func(units map[string]Unit) { units["apparmor.service"] = Unit{State: "failed"} }},
+		"it has failed to load all": {file: apparmor, told: true,
+			units: func(units map[string]Unit) { units["apparmor.service"] = Unit{State: "failed"} }},
 	} {
 		c := NewChanges()
 		c.Add(test.file, version(1), version(2))

@@ -17,8 +17,8 @@ type Changes struct {
 	// sorted, so content mostly needs no sorting.
 	content  []string
 	unsorted bool
-	// vmOwned are the paths of the same kind that are the VM's own (tree.OwnedByVM). A refresh does not replace them, so
-	// they concern only a unit for which the user declared them.
+	// vmOwned are the paths of the same kind that are the VM's own (tree.OwnedByVM). A refresh does
+	// not replace them, so they concern only a unit for which the user declared them.
 	vmOwned []string
 	// count is the number of all differing paths, including those that differ in metadata alone, without those that are
 	// the VM's own.
@@ -97,8 +97,8 @@ func (c *Changes) takesOver(unit Unit) bool {
 	return generated && removed && appeared
 }
 
-// Where systemd-sysv-generator(8) and the generator of stand-ins write units, and the scripts that the former makes them
-// of.
+// Where systemd-sysv-generator(8) and the generator of stand-ins write units, and the scripts that
+// the former makes them of.
 const (
 	generatedUnits = "run/systemd/generator.late/"
 	initScripts    = "etc/init.d/"
@@ -128,8 +128,8 @@ func (c *Changes) Removed() (names []string) {
 	return slices.Compact(names)
 }
 
-// names reports whether the changes bring, change or remove files of a unit or of its template, or the script that systemd
-// makes it of.
+// names reports whether the changes bring, change or remove files of a unit or of its template, or
+// the script that systemd makes it of.
 func (c *Changes) names(unit string) bool {
 	return c.unitFiles[unit] != nil || c.unitFiles[Template(unit)] != nil || slices.Contains(c.broughtScripts, unit)
 }
@@ -166,8 +166,8 @@ type Enabled struct {
 	Before bool
 	// User is true for a unit of users' own managers.
 	User bool
-	// Script is true for a script of System V init, of which systemd makes a unit (systemd-sysv-generator(8)), unless there is a
-	// unit file of that name.
+	// Script is true for a script of System V init, of which systemd makes a unit
+	// (systemd-sysv-generator(8)), unless there is a unit file of that name.
 	Script bool
 }
 
@@ -184,7 +184,8 @@ func (c *Changes) Enabled() (enabled []Enabled) {
 
 // runlevels are the directories with the links of scripts that runlevels start, and the targets that want these then.
 var runlevels = map[string]string{
-	"rc2.d": "multi-user.target", "rc3.d": "multi-user.target", "rc4.d": "multi-user.target", "rc5.d": "graphical.target",
+	"rc2.d": "multi-user.target", "rc3.d": "multi-user.target", "rc4.d": "multi-user.target",
+	"rc5.d": "graphical.target",
 }
 
 // scriptLink reads the path of a link that enables a script, such as etc/rc2.d/S01acme; false if it is none.
@@ -197,7 +198,8 @@ func scriptLink(name string) (e Enabled, ok bool) {
 	if len(link) < 4 || link[0] != 'S' || strings.Trim(link[1:3], "0123456789") != "" {
 		return e, false
 	}
-	return Enabled{Unit: strings.TrimSuffix(link[3:], ".sh") + ".service", By: runlevels[parts[1]], Path: name, Script: true}, true
+	return Enabled{Unit: strings.TrimSuffix(link[3:], ".sh") + ".service", By: runlevels[parts[1]],
+		Path: name, Script: true}, true
 }
 
 // userUnitDirectories are the directories of unit files of users' own managers.
@@ -325,8 +327,9 @@ func (c *Changes) Configuration() bool { return c.configuration }
 // systemd-cryptsetup-generator(8), systemd-veritysetup-generator(8), systemd-integritysetup-generator(8),
 // systemd-sysv-generator(8), systemd-rc-local-generator(8). Those of systemd-networkd lie among them.
 var managerReads = struct{ files, directories []string }{
-	files:       []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
-	directories: []string{"usr/lib/systemd/", standInUnits, "var/usrlocal/lib/systemd/", "etc/systemd/", "etc/init.d/", "etc/rc"},
+	files: []string{"etc/fstab", "etc/crypttab", "etc/veritytab", "etc/integritytab", "etc/rc.local"},
+	directories: []string{"usr/lib/systemd/", standInUnits, "var/usrlocal/lib/systemd/", "etc/systemd/",
+		"etc/init.d/", "etc/rc"},
 }
 
 func readByManager(name string) bool {

@@ -11,7 +11,8 @@ import (
 
 func TestWhatIsRestartedWithAUnitIsTold(t *testing.T) {
 	active := func(followers ...string) Unit { return Unit{State: "active", Followers: followers} }
-	processes := []Process{service(1, "a.service", ssl), service(2, "b.service"), service(3, "c.service"), service(4, "d.service", ssl)}
+	processes := []Process{service(1, "a.service", ssl), service(2, "b.service"), service(3, "c.service"),
+		service(4, "d.service", ssl)}
 	for _, test := range []struct {
 		name   string
 		units  map[string]Unit
@@ -65,14 +66,17 @@ func TestARestartThatWouldEndAnotherUnitIsLeft(t *testing.T) {
 	} {
 		a := Assess(changed(ssl), Snapshot{
 			Units: map[string]Unit{
-				database: {State: "active", Followers: []string{between}}, between: {State: "active", Followers: []string{backup}}, backup: test.unit,
+				database: {State: "active", Followers: []string{between}},
+				between:  {State: "active", Followers: []string{backup}}, backup: test.unit,
 			},
 			Processes: []Process{service(1, database, ssl), service(2, backup)},
 		}, Policy{})
 		if got := outcome(a, database); got != test.want {
 			t.Errorf("%s: the database is %q, want %q", name, got, test.want)
 		}
-		if test.says != "" && (outcome(a, backup) != "" || outcome(a, between) != "" || !strings.Contains(a.Affected[a.index(database)].KeptBecause, test.says)) {
+		if test.says != "" &&
+			(outcome(a, backup) != "" || outcome(a, between) != "" ||
+				!strings.Contains(a.Affected[a.index(database)].KeptBecause, test.says)) {
 			t.Errorf("%s: %+v", name, a.Affected)
 		}
 	}
@@ -80,9 +84,11 @@ func TestARestartThatWouldEndAnotherUnitIsLeft(t *testing.T) {
 	const file = "usr/lib/systemd/system/postgresql.service"
 	gone.Add(file, &tree.Entry{Path: file, Type: tree.Regular}, nil)
 	a := Assess(gone, Snapshot{Units: map[string]Unit{
-		database: {State: "active", Fragment: file, Followers: []string{backup}}, backup: {State: "activating", Once: true},
+		database: {State: "active", Fragment: file, Followers: []string{backup}},
+		backup:   {State: "activating", Once: true},
 	}}, Policy{})
-	if a.Level != agentapi.Level_SOFT_REBOOT || !strings.Contains(strings.Join(a.Reasons, "\n"), backup+" is in progress") {
+	if a.Level != agentapi.Level_SOFT_REBOOT ||
+		!strings.Contains(strings.Join(a.Reasons, "\n"), backup+" is in progress") {
 		t.Errorf("its leader is no part of the new stack: %+v", a)
 	}
 }
@@ -122,7 +128,8 @@ func TestOnlyServicesThatRunAreRestarted(t *testing.T) {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
-	starting := Snapshot{Units: map[string]Unit{"a.service": {State: "activating"}}, Processes: []Process{service(1, "a.service", ssl)}}
+	starting := Snapshot{Units: map[string]Unit{"a.service": {State: "activating"}},
+		Processes: []Process{service(1, "a.service", ssl)}}
 	if a := Assess(changed(ssl), starting, Policy{}); outcome(a, "a.service") != "restart" {
 		t.Errorf("one that starts: %+v", a)
 	}
@@ -137,7 +144,8 @@ func TestAnInterpreterRunsWhatWasThereWhenItStarted(t *testing.T) {
 		return p
 	}
 	forward := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}}}
-	back := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: oldUsr, Swaps: []Swap{{Ticks: 100, Usr: newUsr}, {Ticks: 200, Usr: oldUsr}}}
+	back := Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: oldUsr,
+		Swaps: []Swap{{Ticks: 100, Usr: newUsr}, {Ticks: 200, Usr: oldUsr}}}
 	for _, test := range []struct {
 		name     string
 		snapshot Snapshot
@@ -148,7 +156,8 @@ func TestAnInterpreterRunsWhatWasThereWhenItStarted(t *testing.T) {
 		{"before, and it was undone", back, 99, false}, {"between, and it was undone", back, 150, true}, {"after all", back, 201, false},
 	} {
 		test.snapshot.Processes = []Process{process(test.started)}
-		if got := outcome(Assess(changed(script), test.snapshot, Policy{}), "a.service") == "restart"; got != test.stale {
+		if got := outcome(Assess(changed(script), test.snapshot, Policy{}),
+			"a.service") == "restart"; got != test.stale {
 			t.Errorf("started %s: stale %v", test.name, got)
 		}
 	}
@@ -173,7 +182,8 @@ func TestAShellThatHoldsItsScriptOpenRunsIt(t *testing.T) {
 	}
 }
 
-// Before and after a swap, whatever the changes of this refresh are: an earlier version counts, the mounted one does not.
+// Before and after a swap, whatever the changes of this refresh are: an earlier version counts, the
+// mounted one does not.
 func TestWhatIsOlderThanWhatIsMountedCounts(t *testing.T) {
 	const other = "usr/lib/x86_64-linux-gnu/libz.so.1"
 	use := func(pid int, unit, path string, version Version) Process {
@@ -190,7 +200,8 @@ func TestWhatIsOlderThanWhatIsMountedCounts(t *testing.T) {
 		if outcome(a, "earlier.service") != "restart" || outcome(a, "dbus.service") != "kept" || len(a.Affected) != 2 {
 			t.Errorf("%+v", a.Affected)
 		}
-		if a.Affected[1].Reason != "it still runs code of an earlier release" || len(a.Pending) != 1 || len(a.Remaining) != 1 {
+		if a.Affected[1].Reason != "it still runs code of an earlier release" ||
+			len(a.Pending) != 1 || len(a.Remaining) != 1 {
 			t.Errorf("%+v", a)
 		}
 	}
@@ -210,13 +221,16 @@ func TestInterpretedCodeIsRemembered(t *testing.T) {
 	policy := Policy{Actions: map[string]Action{"a.service": Report}}
 	a := Assess(changed(script), Snapshot{Usr: []proc.Device{oldUsr, newUsr}, Fresh: newUsr,
 		Swaps: []Swap{{Ticks: 100, Usr: newUsr}}, Processes: []Process{p}}, policy)
-	if len(a.Interpreted) != 1 || a.Interpreted[0] != (Interpreted{PID: 1, Started: 99, Path: script}) || len(a.Remaining) != 1 {
+	if len(a.Interpreted) != 1 ||
+		a.Interpreted[0] != (Interpreted{PID: 1, Started: 99, Path: script}) || len(a.Remaining) != 1 {
 		t.Fatalf("%+v", a)
 	}
 	later := service(1, "a.service")
-	later.Program, later.Started, later.Uses = "usr/bin/python3", 99, []Use{{Path: script, Version: Earlier, Interpreted: true}}
+	later.Program, later.Started, later.Uses = "usr/bin/python3", 99,
+		[]Use{{Path: script, Version: Earlier, Interpreted: true}}
 	a = Assess(NewChanges(), Snapshot{Processes: []Process{later}, Fresh: newUsr}, policy)
-	if len(a.Interpreted) != 1 || a.Interpreted[0].Path != script || len(a.Remaining) != 1 || outcome(a, "a.service") != "left" {
+	if len(a.Interpreted) != 1 || a.Interpreted[0].Path != script || len(a.Remaining) != 1 ||
+		outcome(a, "a.service") != "left" {
 		t.Errorf("%+v", a)
 	}
 }
@@ -267,7 +281,8 @@ func TestWhatARestartDoesToTheNetworkIsSaidBefore(t *testing.T) {
 		if got := ManagesNetwork(test.unit); got != test.manages {
 			t.Errorf("%s manages the network: %v", test.unit, got)
 		}
-		if got := sideEffect(test.unit, Restarted, test.changes); got != "" && test.says == "" || !strings.Contains(got, test.says) {
+		if got := sideEffect(test.unit, Restarted, test.changes); got != "" && test.says == "" ||
+			!strings.Contains(got, test.says) {
 			t.Errorf("%s: %q", test.unit, got)
 		}
 		if got := sideEffect(test.unit, KeptByPolicy, test.changes); got != "" {
@@ -275,7 +290,8 @@ func TestWhatARestartDoesToTheNetworkIsSaidBefore(t *testing.T) {
 		}
 	}
 	// A unit that is restarted along does the same.
-	units := map[string]Unit{"a.service": {Followers: []string{"networking.service"}}, "networking.service": {State: "active"}}
+	units := map[string]Unit{"a.service": {Followers: []string{"networking.service"}},
+		"networking.service": {State: "active"}}
 	a := Assess(quiet, Snapshot{Units: units, Processes: []Process{service(1, "a.service", ssl)}}, Policy{})
 	if reason := a.Affected[1].Reason; !strings.Contains(reason, "they are added again") {
 		t.Error(reason)

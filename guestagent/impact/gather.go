@@ -76,7 +76,8 @@ func gather(changes *Changes, snapshot *Snapshot, policy Policy) map[string]*gat
 // Concerned reports whether the changes may concern the unit of a process, judging by the process and by the names of
 // unit files. Only for such units systemd has to be asked what it knows of them.
 func (c *Changes) Concerned(p *Process) bool {
-	if len(p.Uses)+len(p.Arguments) > 0 || p.Confined != "" || busUnit(p.Unit) || c.scripts[interpreterOf(p.Program)] != nil {
+	if len(p.Uses)+len(p.Arguments) > 0 || p.Confined != "" || busUnit(p.Unit) ||
+		c.scripts[interpreterOf(p.Program)] != nil {
 		return true
 	}
 	for _, name := range NamesOf(p.Unit) {
@@ -253,7 +254,8 @@ func (g *gathered) files(changes *Changes, unit Unit, extra []string) {
 
 func (g *gathered) reason() string {
 	switch {
-	case !g.differs && g.uses.count+g.scripts.count+g.open.count > 0 && g.manager.count+g.declared.count+g.policy.count == 0:
+	case !g.differs && g.uses.count+g.scripts.count+g.open.count > 0 &&
+		g.manager.count+g.declared.count+g.policy.count == 0:
 		return "it still runs code of an earlier release"
 	case g.uses.count > 0:
 		return "it runs code that differs"

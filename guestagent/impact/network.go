@@ -21,13 +21,15 @@ const (
 // networkManagers are the units of network managers. One whose name ends in "@" stands for all instances.
 var networkManagers = map[string]NetworkManager{
 	"systemd-networkd": MarkingManager, "NetworkManager": MarkingManager,
-	"networking": PlainManager, "network": PlainManager, "ifup@": PlainManager, "connman": PlainManager, "dhcpcd": PlainManager,
+	"networking": PlainManager, "network": PlainManager, "ifup@": PlainManager,
+	"connman": PlainManager, "dhcpcd": PlainManager,
 	"dhcpcd@": PlainManager, "wickedd-nanny": PlainManager, "wicked": PlainManager, "cloud-init-network": PlainManager,
 }
 
 // firewalls are the units that replace the rules of the packet filter when they are restarted or reloaded.
 var firewalls = []string{
-	"nftables", "netfilter-persistent", "iptables", "ip6tables", "ebtables", "ipset", "ufw", "firewalld", "shorewall", "shorewall6", "ferm",
+	"nftables", "netfilter-persistent", "iptables", "ip6tables", "ebtables", "ipset", "ufw", "firewalld",
+	"shorewall", "shorewall6", "ferm",
 }
 
 // containerManagers are the units that may stop containers when they are stopped.
@@ -48,7 +50,8 @@ func ManagesNetwork(unit string) NetworkManager {
 // networkConfiguration are the directories and files that network managers read.
 var networkConfiguration = []string{
 	"etc/systemd/network/", "usr/lib/systemd/network/", "etc/systemd/networkd.conf", "etc/systemd/networkd.conf.d/",
-	"usr/lib/systemd/networkd.conf.d/", "etc/network/", "etc/NetworkManager/", "usr/lib/NetworkManager/", "etc/netplan/", "usr/lib/netplan/",
+	"usr/lib/systemd/networkd.conf.d/", "etc/network/", "etc/NetworkManager/", "usr/lib/NetworkManager/",
+	"etc/netplan/", "usr/lib/netplan/",
 	"etc/dhcpcd.conf", "etc/connman/", "etc/sysconfig/network", "etc/sysconfig/network-scripts/",
 }
 
@@ -69,8 +72,8 @@ func sideEffect(unit string, outcome Outcome, changes *Changes) string {
 	case outcome.Keeps():
 		return ""
 	case slices.Contains(firewalls, strings.TrimSuffix(unit, ".service")):
-		return "; that replaces the rules of the packet filter: those that were added by hand, or by programs such as " +
-			"container managers, go, and are not added again"
+		return "; that replaces the rules of the packet filter: those that were added by hand, or by programs such " +
+			"as container managers, go, and are not added again"
 	case outcome.Interrupts() && slices.Contains(containerManagers, strings.TrimSuffix(unit, ".service")):
 		return "; that may stop its containers, depending on its settings (live-restore)"
 	case !outcome.Interrupts() || manager == NoManager:
@@ -80,9 +83,10 @@ func sideEffect(unit string, outcome Outcome, changes *Changes) string {
 	case !changes.Network():
 		return "; its restart drops addresses, routes, rules and neighbours that were added by hand, for a moment: they are added again"
 	case manager == MarkingManager:
-		return "; its restart drops addresses, routes, rules and neighbours that were added by hand. The release changes the " +
-			"configuration of the network, so that only routes and rules without a protocol of their own are added again"
+		return "; its restart drops addresses, routes, rules and neighbours that were added by hand. The release " +
+			"changes the configuration of the network, so that only routes and rules without a protocol of their own " +
+			"are added again"
 	}
-	return "; its restart drops addresses, routes, rules and neighbours that were added by hand. The release changes the " +
-		"configuration of the network, so that they are not added again"
+	return "; its restart drops addresses, routes, rules and neighbours that were added by hand. The release changes " +
+		"the configuration of the network, so that they are not added again"
 }

@@ -149,7 +149,8 @@ func (l *listReader) line(line []byte, owner string) {
 		l.wanted[string(line)] = append(owners, owner)
 		return
 	}
-	if !bytes.HasPrefix(line, []byte("/lib")) && !bytes.HasPrefix(line, []byte("/bin")) && !bytes.HasPrefix(line, []byte("/sbin")) {
+	if !bytes.HasPrefix(line, []byte("/lib")) && !bytes.HasPrefix(line, []byte("/bin")) &&
+		!bytes.HasPrefix(line, []byte("/sbin")) {
 		return
 	}
 	merged := usr + string(line)

@@ -12,8 +12,8 @@ const deletedSuffix = " (deleted)"
 // kernel shows the file as unlinked. It returns "" for memory, sockets and devices.
 //
 // The kernel shows a file that is mapped from a swapped-out /usr without the mount point: /usr/lib/x as /lib/x.
-// Programs use the same spelling through the symbolic links of a merged /usr, and it means the same file. Contents lists
-// have what a release brings below /opt and /usr/local at /var/opt and /var/usrlocal (tree.CarriedByOS).
+// Programs use the same spelling through the symbolic links of a merged /usr, and it means the same file. Contents
+// lists have what a release brings below /opt and /usr/local at /var/opt and /var/usrlocal (tree.CarriedByOS).
 func Resolve(shown string) (name string, deleted bool) {
 	if !strings.HasPrefix(shown, "/") {
 		return "", false

@@ -71,9 +71,9 @@ func (p Policy) extra(unit string) []string {
 	return slices.Concat(p.Extra[unit], p.Extra[Template(unit)])
 }
 
-// ByAliases has what the policy says of a unit by another name of it, such as mysql.service for mariadb.service, count for
-// the unit, unless the policy names the unit itself. If it names several other names, the action counts that interrupts
-// least. units are what systemd knows of the names in the policy, changes may bring further names.
+// ByAliases has what the policy says of a unit by another name of it, such as mysql.service for mariadb.service,
+// count for the unit, unless the policy names the unit itself. If it names several other names, the action counts
+// that interrupts least. units are what systemd knows of the names in the policy, changes may bring further names.
 func (p Policy) ByAliases(units map[string]Unit, changes *Changes) {
 	itself := slices.Collect(maps.Keys(p.Actions))
 	for _, name := range p.Names() {
@@ -104,8 +104,8 @@ func (p Policy) ByAliases(units map[string]Unit, changes *Changes) {
 	}
 }
 
-// ownName returns the name of a unit itself if name is another name of it: that of its file, with the instance if the file
-// is a template's. It returns "" if name is the unit's own, and if the file does not say.
+// ownName returns the name of a unit itself if name is another name of it: that of its file, with the instance
+// if the file is a template's. It returns "" if name is the unit's own, and if the file does not say.
 func ownName(name, file string) string {
 	own := path.Base(file)
 	prefix, suffix, template := strings.Cut(own, "@.")
@@ -143,7 +143,8 @@ func (p Policy) apply(affected *Affected, unit Unit) {
 		case unit.CanReload && affected.Outcome == Restarted:
 			affected.Outcome = Reloaded
 		default:
-			affected.Outcome, affected.KeptBecause = KeptByPolicy, "the policy is to reload it, and it cannot be reloaded"
+			affected.Outcome, affected.KeptBecause = KeptByPolicy,
+				"the policy is to reload it, and it cannot be reloaded"
 		}
 	}
 }

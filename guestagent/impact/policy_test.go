@@ -50,18 +50,21 @@ func TestThePolicyDecidesWhatIsDoneWithAffectedServices(t *testing.T) {
 		{"reload reloads what can be", Policy{Default: Reload}, "a.service", reloadable, "reload", agentapi.Level_RELOAD},
 		{"reload leaves what cannot be", Policy{Default: Reload}, "a.service", nil, "left", agentapi.Level_NONE},
 		{"report leaves all", Policy{Default: Report}, "a.service", reloadable, "left", agentapi.Level_NONE},
-		{"a unit's own action counts", Policy{Default: Report, Actions: map[string]Action{"a.service": Restart}}, "a.service",
+		{"a unit's own action counts",
+			Policy{Default: Report, Actions: map[string]Action{"a.service": Restart}}, "a.service",
 			nil, "restart", agentapi.Level_RESTART},
 		{"it can leave a single unit", Policy{Actions: map[string]Action{"a.service": Report}}, "a.service", nil, "left", agentapi.Level_NONE},
 		{"PID 1 is not interrupted, and so renewed", Policy{Default: Report}, ManagerUnit, nil, "reload", agentapi.Level_RELOAD},
 		{"unless it is named", Policy{Actions: map[string]Action{ManagerUnit: Report}}, ManagerUnit, nil, "left", agentapi.Level_NONE},
 		{"no policy restarts a unit that refuses", Policy{}, "a.service", map[string]Unit{"a.service": {Refuses: true}},
 			"kept", agentapi.Level_NONE},
-		{"no policy ends a session", Policy{Actions: map[string]Action{"user@0.service": Restart}}, "user@0.service", nil,
+		{"no policy ends a session",
+			Policy{Actions: map[string]Action{"user@0.service": Restart}}, "user@0.service", nil,
 			"kept", agentapi.Level_NONE},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			a := Assess(changed(ssl), Snapshot{Units: test.units, Processes: []Process{service(7, test.unit, ssl)}}, test.policy)
+			a := Assess(changed(ssl),
+				Snapshot{Units: test.units, Processes: []Process{service(7, test.unit, ssl)}}, test.policy)
 			if got := outcome(a, test.unit); got != test.want || a.Level != test.level {
 				t.Errorf("%s is %q at level %s, want %q at %s", test.unit, got, a.Level, test.want, test.level)
 			}
@@ -94,7 +97,8 @@ func TestDeclaredPathsAffectAUnit(t *testing.T) {
 		{"a unit that is not", "usr/share/data", "usr/share/data", nil, Unit{State: "inactive"}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			a := Assess(changed(test.changed), Snapshot{Units: map[string]Unit{"a.service": test.unit}, Processes: test.processes},
+			a := Assess(changed(test.changed),
+				Snapshot{Units: map[string]Unit{"a.service": test.unit}, Processes: test.processes},
 				Policy{Extra: map[string][]string{"a.service": {test.declared}}})
 			if got := outcome(a, "a.service"); got != test.want {
 				t.Errorf("it is %q, want %q", got, test.want)
@@ -109,13 +113,17 @@ func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
 	files := []string{ssl, "usr/bin/x", "usr/share/data"}
 	rapid.Check(t, func(t *rapid.T) {
 		actions := rapid.SampledFrom([]Action{"", Restart, Reload, Report})
-		policy := Policy{Default: actions.Draw(t, "default"), Actions: rapid.MapOf(rapid.SampledFrom(units), actions).Draw(t, "actions")}
+		policy := Policy{Default: actions.Draw(t, "default"),
+			Actions: rapid.MapOf(rapid.SampledFrom(units), actions).Draw(t, "actions")}
 		snapshot := Snapshot{Units: map[string]Unit{}}
 		for i, unit := range units {
-			snapshot.Units[unit] = Unit{State: "active", CanReload: rapid.Bool().Draw(t, "can reload"), Refuses: rapid.Bool().Draw(t, "refuses")}
-			snapshot.Processes = append(snapshot.Processes, service(i+1, unit, rapid.SliceOfN(rapid.SampledFrom(files), 0, 2).Draw(t, "uses")...))
+			snapshot.Units[unit] = Unit{State: "active", CanReload: rapid.Bool().Draw(t, "can reload"),
+				Refuses: rapid.Bool().Draw(t, "refuses")}
+			snapshot.Processes = append(snapshot.Processes,
+				service(i+1, unit, rapid.SliceOfN(rapid.SampledFrom(files), 0, 2).Draw(t, "uses")...))
 		}
-		a := Assess(changed(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID[string]).Draw(t, "changed")...), snapshot, policy)
+		a := Assess(changed(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID[string]).Draw(t, "changed")...),
+			snapshot, policy)
 		for _, affected := range a.Affected {
 			action := policy.action(affected.Unit)
 			if affected.Outcome.Interrupts() && (action == Report || action == Reload) {
@@ -136,7 +144,8 @@ func TestNoPolicyInterruptsMoreThanItAllows(t *testing.T) {
 // the user declared it.
 func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
 	own := []string{
-		"var/lib/acme/db", "var/lib/acme/run.py", "var/lib/acme/run.sh", "var/lib/acme/env", "home/acme/bin/tool", "root/tool", "srv/www/app.php",
+		"var/lib/acme/db", "var/lib/acme/run.py", "var/lib/acme/run.sh", "var/lib/acme/env", "home/acme/bin/tool",
+		"root/tool", "srv/www/app.php",
 	}
 	processes := func(paths ...string) []Process {
 		open := service(2, "open.service", paths...)
@@ -161,7 +170,8 @@ func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
 	}
 	for declared, unit := range map[string]string{"var/lib/acme/": "env.service", "var/lib/acme/db": "maps.service",
 		"srv/www/*.php": "open.service"} {
-		a := Assess(changed(own...), Snapshot{Processes: processes(own...), Units: units}, Policy{Extra: map[string][]string{unit: {declared}}})
+		a := Assess(changed(own...), Snapshot{Processes: processes(own...), Units: units},
+			Policy{Extra: map[string][]string{unit: {declared}}})
 		if len(a.Affected) != 1 || outcome(a, unit) != "restart" || a.Changed != 0 {
 			t.Errorf("%s declared for %s: %+v", declared, unit, a)
 		}
@@ -172,7 +182,8 @@ func TestWhatIsTheVMsOwnAffectsOnlyWhoDeclaredIt(t *testing.T) {
 func TestWhatIsCarriedIsCode(t *testing.T) {
 	for shown, name := range map[string]string{
 		"/opt/acme/bin/acmed": "var/opt/acme/bin/acmed", "/var/opt/acme/bin/acmed": "var/opt/acme/bin/acmed",
-		"/usr/local/bin/tool": "var/usrlocal/bin/tool", "/var/usrlocal/bin/tool": "var/usrlocal/bin/tool", "/opt": "var/opt",
+		"/usr/local/bin/tool":    "var/usrlocal/bin/tool",
+		"/var/usrlocal/bin/tool": "var/usrlocal/bin/tool", "/opt": "var/opt",
 		"/usr/local/": "var/usrlocal",
 	} {
 		resolved, _ := Resolve(shown)
@@ -197,7 +208,8 @@ func TestWhatIsCarriedIsCode(t *testing.T) {
 // A policy counts for a unit also by another name of it, and for all instances by their template.
 func TestAPolicyByAnotherName(t *testing.T) {
 	c := NewChanges()
-	c.Add("usr/lib/libx.so.1", &tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("1"))}, &tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("2"))})
+	c.Add("usr/lib/libx.so.1", &tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("1"))},
+		&tree.Entry{Type: tree.Regular, Digest: tree.Sum([]byte("2"))})
 	uses := func(pid int, unit string) Process {
 		p := service(pid, unit)
 		p.Uses = []Use{{Path: "usr/lib/libx.so.1", Mapped: true}}
@@ -206,7 +218,8 @@ func TestAPolicyByAnotherName(t *testing.T) {
 	const units = "usr/lib/systemd/system/"
 	snapshot := Snapshot{
 		Processes: []Process{
-			uses(1, "mariadb.service"), uses(2, "php-fpm@8.service"), uses(3, "ssh.service"), uses(4, "vt@tty1.service"), uses(5, "vt@tty2.service"),
+			uses(1, "mariadb.service"), uses(2, "php-fpm@8.service"), uses(3, "ssh.service"),
+			uses(4, "vt@tty1.service"), uses(5, "vt@tty2.service"),
 			uses(6, "rsyslog.service"), uses(7, "many@1.service"),
 		},
 		Units: map[string]Unit{
@@ -227,7 +240,8 @@ func TestAPolicyByAnotherName(t *testing.T) {
 	}
 	policy := Policy{Actions: map[string]Action{
 		"mysql.service": Report, "php-fpm@.service": Report, "sshd.service": Report, "ssh.service": Restart,
-		"autovt@.service": Report, "also@tty1.service": Restart, "logger.service": Restart, "syslog.service": Report, "single.service": Report,
+		"autovt@.service": Report, "also@tty1.service": Restart, "logger.service": Restart, "syslog.service": Report,
+		"single.service": Report,
 	}, Extra: map[string][]string{"config.service": {"usr/lib/libx.so.1"}, "exited@.service": {"usr/lib/libx.so.1"}}}
 	policy.ByAliases(snapshot.Units, c)
 	got := map[string]Outcome{}
@@ -235,8 +249,10 @@ func TestAPolicyByAnotherName(t *testing.T) {
 		got[affected.Unit] = affected.Outcome
 	}
 	want := map[string]Outcome{
-		"mariadb.service": KeptByPolicy, "php-fpm@8.service": KeptByPolicy, "ssh.service": Restarted, "vt@tty1.service": Restarted,
-		"vt@tty2.service": KeptByPolicy, "rsyslog.service": KeptByPolicy, "many@1.service": Restarted, "configured.service": Restarted,
+		"mariadb.service": KeptByPolicy, "php-fpm@8.service": KeptByPolicy, "ssh.service": Restarted,
+		"vt@tty1.service": Restarted,
+		"vt@tty2.service": KeptByPolicy, "rsyslog.service": KeptByPolicy, "many@1.service": Restarted,
+		"configured.service": Restarted,
 		"exited@one.service": Restarted,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -248,7 +264,8 @@ func TestAPolicyByAnotherName(t *testing.T) {
 // the refresh brings or takes away.
 func TestANameWithoutAUnitIsTold(t *testing.T) {
 	const units, own = "usr/lib/systemd/system/", "etc/systemd/system/"
-	file, link := &tree.Entry{Type: tree.Regular}, &tree.Entry{Type: tree.Symlink, Link: "/usr/lib/systemd/system/new.service"}
+	file, link := &tree.Entry{Type: tree.Regular},
+		&tree.Entry{Type: tree.Symlink, Link: "/usr/lib/systemd/system/new.service"}
 	c := NewChanges()
 	for _, change := range []struct {
 		name     string
@@ -261,10 +278,12 @@ func TestANameWithoutAUnitIsTold(t *testing.T) {
 	}
 	known := map[string]Unit{"a.service": {State: "inactive"}, "m.service": {Masked: true}, "t@.service": {}}
 	names := []string{
-		"a.service", "alias.service", "gone.service", "m.service", "many@1.service", "many@.service", "new.service", "script.service", "t@.service",
+		"a.service", "alias.service", "gone.service", "m.service", "many@1.service", "many@.service", "new.service",
+		"script.service", "t@.service",
 		"typo.service", "typo@.service",
 	}
-	policy := Policy{Actions: map[string]Action{}, Extra: map[string][]string{"typo.socket": {"etc/x"}, "typo.service": {"etc/x"}}}
+	policy := Policy{Actions: map[string]Action{},
+		Extra: map[string][]string{"typo.socket": {"etc/x"}, "typo.service": {"etc/x"}}}
 	for _, name := range names {
 		policy.Actions[name] = Report
 	}

@@ -198,7 +198,8 @@ func (r *Reader) mapped(from *proc.Process, p *Process) error {
 			return err
 		}
 		if file.differs || version == Earlier {
-			p.Uses = append(p.Uses, Use{Path: file.name, Device: device, Mapped: true, Deleted: file.deleted, Version: version})
+			p.Uses = append(p.Uses,
+				Use{Path: file.name, Device: device, Mapped: true, Deleted: file.deleted, Version: version})
 		}
 		return nil
 	})

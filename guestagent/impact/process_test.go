@@ -69,7 +69,8 @@ func TestProcessesTellsWhatARealProcessUses(t *testing.T) {
 		t.Fatalf("%d processes", len(processes))
 	}
 	p := processes[0]
-	mapped := slices.IndexFunc(p.Uses, func(u Use) bool { return u.Path == name && u.Mapped && u.Device != proc.Device{} })
+	mapped := slices.IndexFunc(p.Uses,
+		func(u Use) bool { return u.Path == name && u.Mapped && u.Device != proc.Device{} })
 	open := slices.IndexFunc(p.Uses, func(u Use) bool { return u.Path == "etc/passwd" && !u.Mapped })
 	if mapped < 0 || open < 0 || !p.SystemRoot || p.Command != "sleep" || strconv.Itoa(p.PID) != pid {
 		t.Errorf("%+v", p)
@@ -91,7 +92,8 @@ func waiting(t *testing.T, command *exec.Cmd) (procDir string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(input.Close(), command.Wait()); err != nil && !strings.Contains(err.Error(), "exit status 1") { // read ended
+		if err := errors.Join(input.Close(), command.Wait()); err != nil &&
+			!strings.Contains(err.Error(), "exit status 1") { // read ended
 			t.Errorf("%q: %v", command.Args, err)
 		}
 	})
@@ -112,7 +114,8 @@ func TestOpenFilesAreFoundWhateverTheirNumbers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			procDir := waiting(t, exec.Command("bash", "-c", "exec "+redirections+"; read line")) //nolint:gosec // of this test
 			var got []string
-			for end := time.Now().Add(10 * time.Second); len(got) < 2 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(10 * time.Second); len(got) < 2 &&
+				time.Now().Before(end); time.Sleep(time.Millisecond) {
 				processes, err := (&Reader{Proc: procDir}).Processes(t.Context(), changed("etc/passwd", "etc/hostname"))
 				if err != nil || len(processes) != 1 {
 					t.Fatalf("%d processes, %v", len(processes), err)
@@ -165,7 +168,8 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	name, _ := Resolve(script)
-	for _, argv := range [][]string{{script}, {link}, {"/usr/bin/env", "sh", link}, {"sh", "./link"}, {"bash", "-c", ". " + script}} {
+	for _, argv := range [][]string{{script}, {link}, {"/usr/bin/env", "sh", link}, {"sh", "./link"},
+		{"bash", "-c", ". " + script}} {
 		command := exec.Command(argv[0], argv[1:]...)
 		command.Dir = directory
 		procDir := waiting(t, command)
@@ -179,7 +183,8 @@ func TestARealShellsScriptIsFound(t *testing.T) {
 				processes[i].Unit = "a.service"
 			}
 			a := Assess(changed(name), Snapshot{Processes: processes}, Policy{})
-			found = len(a.Affected) == 1 && a.Affected[0].Reason == "it interprets code that differs" && processes[0].Started > 0
+			found = len(a.Affected) == 1 &&
+				a.Affected[0].Reason == "it interprets code that differs" && processes[0].Started > 0
 		}
 		if !found {
 			t.Errorf("%q: its script is not found", argv)
@@ -269,7 +274,8 @@ func TestProcessesAreComparedWithWhatIsMounted(t *testing.T) {
 	for ticks, want := range map[uint64]int{started: 1, started + 1: 0} {
 		c := NewChanges()
 		c.Remember([]Interpreted{{PID: processes[0].PID, Started: ticks, Path: "usr/share/app/run.py"}})
-		if processes, err = reader.Processes(t.Context(), c); err != nil || len(processes) != 1 || len(processes[0].Uses) != want {
+		if processes, err = reader.Processes(t.Context(), c); err != nil || len(processes) != 1 ||
+			len(processes[0].Uses) != want {
 			t.Errorf("a process that started then: %+v, %v", processes, err)
 		}
 	}

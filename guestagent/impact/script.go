@@ -40,8 +40,10 @@ var interpreters = []struct {
 	prefix   string
 	language language
 }{
-	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"}, {"php-fpm", "php"}, {"pypy", "python"},
-	{"beam.smp", "erlang"}, {"lua", "lua"}, {"luajit", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell}, {"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
+	{"python", "python"}, {"perl", "perl"}, {"ruby", "ruby"}, {"node", "node"}, {"php", "php"},
+	{"php-fpm", "php"}, {"pypy", "python"},
+	{"beam.smp", "erlang"}, {"lua", "lua"}, {"luajit", "lua"}, {"tclsh", "tcl"}, {"bash", shell}, {"dash", shell},
+	{"sh", shell}, {"busybox", shell}, {"ksh", shell}, {"zsh", shell},
 }
 
 // interpreterOf returns the language that a program interprets, "" for other programs.
@@ -94,7 +96,8 @@ func argument(word, working string) string {
 // isCodeOption reports whether the next argument may be code: after "-c" of shells and Python, or "-e" of others, alone
 // or behind other letters ("-ec"). No code follows a shell's -e; its next argument then counts as a word of code, too.
 func isCodeOption(argument string) bool {
-	return len(argument) > 1 && argument[0] == '-' && argument[1] != '-' && strings.HasSuffix(argument, "c") || argument == "-e"
+	return len(argument) > 1 && argument[0] == '-' && argument[1] != '-' && strings.HasSuffix(argument, "c") ||
+		argument == "-e"
 }
 
 // endsWord reports whether a character separates words in the code of a shell.

@@ -17,25 +17,29 @@ type Start struct {
 	user bool
 }
 
-// starts decides which of the newly enabled units are started. A unit that runs already is left out. A unit of which
-// several want the start is started if one of them is active. A unit that the new stack has no more, and of which it has a
-// stand-in, is started again as that.
+// starts decides which of the newly enabled units are started. A unit that runs already is left
+// out. A unit of which several want the start is started if one of them is active. A unit that the
+// new stack has no more, and of which it has a stand-in, is started again as that.
 func starts(changes *Changes, units map[string]Unit, policy Policy) (all []Start) {
 	enabled := changes.Enabled()
 	active := func(name string) bool {
-		return units[name].runs() || slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && !s.user && s.Skipped == "" })
+		return units[name].runs() ||
+			slices.ContainsFunc(all, func(s Start) bool { return s.Unit == name && !s.user && s.Skipped == "" })
 	}
 	for range enabled { // one unit can enable the next
 		before := len(all)
 		for _, one := range enabled {
-			at := slices.IndexFunc(all, func(s Start) bool { return s.Path == one.Path || s.Unit == one.Unit && !one.User && !s.user })
+			at := slices.IndexFunc(all,
+				func(s Start) bool { return s.Path == one.Path || s.Unit == one.Unit && !one.User && !s.user })
 			unit, known := units[one.Unit]
 			start := Start{
-				Unit: one.Unit, By: one.By, Path: one.Path, Skipped: whyNotStarted(one, unit, active(one.By), policy), user: one.User,
+				Unit: one.Unit, By: one.By, Path: one.Path,
+				Skipped: whyNotStarted(one, unit, active(one.By), policy), user: one.User,
 			}
 			switch {
 			case one.Before && known && !unit.Masked: // it was enabled before: its file only moved
-			case one.Script && unit.Fragment != "" && !strings.HasPrefix(unit.Fragment, "run/") && !changes.removes(unit): // it has a unit file
+			case one.Script && unit.Fragment != "" && !strings.HasPrefix(unit.Fragment, "run/") &&
+				!changes.removes(unit): // it has a unit file
 			case unit.runs() && !one.User && !changes.removes(unit):
 			case at < 0:
 				all = append(all, start)

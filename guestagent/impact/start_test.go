@@ -76,7 +76,8 @@ func TestWhatAReleaseEnablesIsStarted(t *testing.T) {
 // A link of before enables a unit when the release brings the unit's file, or takes the mask from it.
 func TestALinkOfBeforeEnablesAUnitThatAppears(t *testing.T) {
 	file, mask := &tree.Entry{Type: tree.Regular}, &tree.Entry{Type: tree.Symlink, Link: "/dev/null"}
-	const wants, lib, etc = "etc/systemd/system/multi-user.target.wants/", "usr/lib/systemd/system/", "etc/systemd/system/"
+	const wants, lib, etc = "etc/systemd/system/multi-user.target.wants/",
+		"usr/lib/systemd/system/", "etc/systemd/system/"
 	c := NewChanges()
 	for _, one := range []struct {
 		path     string
@@ -97,7 +98,8 @@ func TestALinkOfBeforeEnablesAUnitThatAppears(t *testing.T) {
 		t.Fatal("nothing appeared")
 	}
 	var links []Enabled
-	for _, unit := range []string{"new", "worker@1", "unmasked", "moved", "patched", "newlymasked", "unwanted", "other"} {
+	for _, unit := range []string{"new", "worker@1", "unmasked", "moved", "patched",
+		"newlymasked", "unwanted", "other"} {
 		link, ok := Link(wants + unit + ".service")
 		if !ok {
 			t.Fatal(unit)

@@ -37,10 +37,13 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 	for _, name := range []string{"old", "native", "late.sh"} {
 		c.Add("etc/init.d/"+name, &tree.Entry{Type: tree.Regular}, nil)
 	}
-	units["old.service"] = Unit{Name: "old.service", State: "active", Fragment: generated + "old.service", DropIns: []string{"etc/init.d/old"}}
-	units["late.service"] = Unit{Name: "late.service", State: "active", Fragment: generated + "late.service", DropIns: []string{"etc/init.d/late.sh"}}
+	units["old.service"] = Unit{Name: "old.service", State: "active", Fragment: generated + "old.service",
+		DropIns: []string{"etc/init.d/old"}}
+	units["late.service"] = Unit{Name: "late.service", State: "active", Fragment: generated + "late.service",
+		DropIns: []string{"etc/init.d/late.sh"}}
 	units["native.service"] = Unit{Name: "native.service", State: "active", Fragment: directory + "native.service"}
-	units["other.service"] = Unit{Name: "other.service", State: "active", Fragment: generated + "other.service", DropIns: []string{"etc/init.d/other"}}
+	units["other.service"] = Unit{Name: "other.service", State: "active", Fragment: generated + "other.service",
+		DropIns: []string{"etc/init.d/other"}}
 	c.Add(directory+"alias.service", &tree.Entry{Type: tree.Symlink}, nil)
 	units["alias.service"] = units["web.service"]
 	c.Add(directory+"stays.socket.d/x.conf", &tree.Entry{Type: tree.Regular}, nil)
@@ -64,7 +67,8 @@ func TestUnitsThatGoAreStopped(t *testing.T) {
 	if diff := cmp.Diff([]string{"port@.socket", "web@.service"}, c.RemovedTemplates()); diff != "" {
 		t.Errorf("templates: want -, got +:\n%s", diff)
 	}
-	want := []string{"done.service", "late.service", "old.service", "port@80.socket", "web.mount", "web.service", "web.socket", "web.timer", "web@1.service"}
+	want := []string{"done.service", "late.service", "old.service", "port@80.socket", "web.mount", "web.service",
+		"web.socket", "web.timer", "web@1.service"}
 	if diff := cmp.Diff(want, stopped(snapshot)); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
@@ -93,7 +97,8 @@ func TestTheFilesOfTmpfilesAndSysusersAreNamed(t *testing.T) {
 }
 
 func TestTheTemplateOfAnInstance(t *testing.T) {
-	for unit, want := range map[string]string{"a@1.service": "a@.service", "a@b@c.d.socket": "a@.socket", "a.service": "", "a@": "", "a.b@c": ""} {
+	for unit, want := range map[string]string{"a@1.service": "a@.service", "a@b@c.d.socket": "a@.socket",
+		"a.service": "", "a@": "", "a.b@c": ""} {
 		if got := Template(unit); got != want {
 			t.Errorf("of %s: %q, want %q", unit, got, want)
 		}

@@ -43,7 +43,8 @@ func (u Unit) runs() bool {
 func busUnit(name string) bool { return name == "dbus.service" || name == "dbus-broker.service" }
 
 // personal are prefixes of units that a person may be logged in to.
-var personal = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@", "emergency.", "rescue.", "user@",
+var personal = []string{"getty@", "serial-getty@", "console-getty.", "container-getty@",
+	"emergency.", "rescue.", "user@",
 	"display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm."}
 
 func personalUnit(name string) bool {
@@ -81,8 +82,8 @@ var unitDirectories = []string{
 	"usr/lib/systemd/system/", "var/usrlocal/lib/systemd/system/", "etc/systemd/system/", standInUnits,
 }
 
-// standInUnits is the directory of a release's stand-ins for units of components on demand. The agent's generator copies
-// them to generatedUnits, where a unit file of the same name in any other directory wins (systemd.unit(5)).
+// standInUnits is the directory of a release's stand-ins for units of components on demand. The agent's generator
+// copies them to generatedUnits, where a unit file of the same name in any other directory wins (systemd.unit(5)).
 const standInUnits = paths.Units + "/"
 
 // unitOfFile returns the unit to which a unit file or a drop-in belongs, "" for other files. A drop-in of a template or

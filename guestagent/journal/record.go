@@ -100,26 +100,26 @@ type Record struct {
 	Left []impact.Left `json:"left,omitempty"`
 	// Interpreted is code of earlier stacks of this boot that processes have read and keep no file of.
 	Interpreted []impact.Interpreted `json:"interpreted,omitempty"`
-	// Boot are the files that the running system has loaded at boot and that are others by now. NextBoot are those once the
-	// refresh is committed.
+	// Boot are the files that the running system has loaded at boot and that are others by now.
+	// NextBoot are those once the refresh is committed.
 	Boot     []impact.BootFile `json:"boot,omitempty"`
 	NextBoot []impact.BootFile `json:"next_boot,omitempty"`
 	// Kept are the lines of the report's pending that say what was left as it was. They may be true no more.
 	Kept []string `json:"kept,omitempty"`
 	// NewlyEnabled are the units that the new stack enables, as the assessment before the swap found them.
 	NewlyEnabled []impact.Start `json:"newly_enabled,omitempty"`
-	// Enabled are the units that the refresh starts because the new stack enables them. They are journaled before the first
-	// of them is started, so that a rollback stops them.
+	// Enabled are the units that the refresh starts because the new stack enables them. They are
+	// journaled before the first of them is started, so that a rollback stops them.
 	Enabled []string `json:"enabled,omitempty"`
-	// Idle are the units that the new stack brings and that did not run before. A rollback stops those that something has
-	// started meanwhile.
+	// Idle are the units that the new stack brings and that did not run before. A rollback stops
+	// those that something has started meanwhile.
 	Idle []string `json:"idle,omitempty"`
 	// Ran are the units that had been active before, if everything is started again; nil if that is unknown.
 	Ran []string `json:"ran,omitempty"`
 	// Failed are the units that had failed before.
 	Failed []string `json:"failed,omitempty"`
-	// Revive are the units that are started again if they have failed, because the refresh takes back an earlier one. From
-	// Verified on they are those that have failed.
+	// Revive are the units that are started again if they have failed, because the refresh takes
+	// back an earlier one. From Verified on they are those that have failed.
 	Revive []string `json:"revive,omitempty"`
 	// Planned are the units to be restarted or reloaded. They are journaled before the first of them is.
 	Planned []Planned `json:"planned,omitempty"`
@@ -158,7 +158,8 @@ type plannedJSON struct {
 // MarshalJSON implements json.Marshaler.
 func (p Planned) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plannedJSON{
-		Unit: p.Unit, Reload: p.Outcome == impact.Reloaded, Gone: p.Outcome.Stops(), With: p.Outcome.Along(), Standing: p.Outcome == impact.TakenOver,
+		Unit: p.Unit, Reload: p.Outcome == impact.Reloaded, Gone: p.Outcome.Stops(), With: p.Outcome.Along(),
+		Standing: p.Outcome == impact.TakenOver,
 	})
 }
 

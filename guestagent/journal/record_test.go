@@ -18,7 +18,8 @@ func TestAPlannedUnitKeepsItsFormInTheJournal(t *testing.T) {
 		`{"unit":"a.service","gone":true,"with":true}`: impact.StoppedAlong,
 	} {
 		var planned Planned
-		if err := json.Unmarshal([]byte(text), &planned); err != nil || planned != (Planned{Unit: "a.service", Outcome: outcome}) {
+		if err := json.Unmarshal([]byte(text), &planned); err != nil ||
+			planned != (Planned{Unit: "a.service", Outcome: outcome}) {
 			t.Errorf("%s is read as %+v, %v", text, planned, err)
 		}
 		if data, err := json.Marshal(planned); err != nil || string(data) != text {

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// stallLimit is how long a check of a layer may go on without a read that ends. A read from a disk whose host does not
-	// answer never ends. A host under load only makes each of them slow.
+	// stallLimit is how long a check of a layer may go on without a read that ends. A read from a
+	// disk whose host does not answer never ends. A host under load only makes each of them slow.
 	stallLimit = 15 * time.Second
 )
 
@@ -49,8 +49,8 @@ func CheckLayer(ctx context.Context, layer release.Layer, by mounts.Thoroughness
 	})
 }
 
-// bounded waits for a check as long as it makes progress at least once in each period of limit. A check that does not is
-// in the kernel, where nothing can end it. The next call waits for it instead of starting another one.
+// bounded waits for a check as long as it makes progress at least once in each period of limit. A check that does
+// not is in the kernel, where nothing can end it. The next call waits for it instead of starting another one.
 func bounded(ctx context.Context, id tree.Digest, limit time.Duration, check func(progress func()) error) error {
 	current := startCheck(id, check)
 	timer := time.NewTimer(limit)

@@ -61,8 +61,8 @@ func (l *Usr) comparer(record usrRecord, present proc.Device) *comparer {
 	return c
 }
 
-// compare implements impact.Reader.Compare. A mapped file is from a swapped-out /usr (impact.Reader.Swapped). An open one
-// is not compared unless its device number says that it is from a /usr of this boot.
+// compare implements impact.Reader.Compare. A mapped file is from a swapped-out /usr (impact.Reader.Swapped).
+// An open one is not compared unless its device number says that it is from a /usr of this boot.
 func (c *comparer) compare(p *proc.Process, link, name string) (impact.Version, error) {
 	used, err := p.Stat(link)
 	if err != nil {

@@ -44,7 +44,8 @@ func TestAFileInUseIsComparedWithTheMountedOne(t *testing.T) {
 		return stat.Dev
 	}
 	usr := &Usr{}
-	c := &comparer{usr: usr, root: disk + "/", layers: map[uint64]string{device(disk): "below", device(memory): "earlier"},
+	c := &comparer{usr: usr, root: disk + "/",
+		layers:  map[uint64]string{device(disk): "below", device(memory): "earlier"},
 		present: map[uint64]bool{}}
 	compare := func(c *comparer, used, name string) impact.Version {
 		t.Helper()
@@ -134,7 +135,8 @@ func TestTheLayersOfAFileAreKnownFromTheRecord(t *testing.T) {
 	}
 	// A number that is used again means that its earlier file system is gone.
 	record.add(stackRecord{Layers: []string{"d"}, Devices: []uint64{22}, Files: []uint64{22}})
-	if c = (&Usr{}).comparer(record, proc.DeviceOf(22)); c.layers[21] != "" || c.layers[22] != "d" || len(record.Stacks) != 3 {
+	if c = (&Usr{}).comparer(record, proc.DeviceOf(22)); c.layers[21] != "" || c.layers[22] != "d" ||
+		len(record.Stacks) != 3 {
 		t.Errorf("%v, %v", c.layers, record.Stacks)
 	}
 }
@@ -142,7 +144,8 @@ func TestTheLayersOfAFileAreKnownFromTheRecord(t *testing.T) {
 // By the record is known through which files and file systems a layer is used.
 func TestHowALayerShowsIsKnownFromTheRecord(t *testing.T) {
 	record := usrRecord{}
-	record.add(stackRecord{Layers: []string{"a", "b", "c"}, Devices: []uint64{20, 21, 22}, Files: []uint64{21, 22, mounts.NoFiles}})
+	record.add(stackRecord{Layers: []string{"a", "b", "c"}, Devices: []uint64{20, 21, 22},
+		Files: []uint64{21, 22, mounts.NoFiles}})
 	record.add(stackRecord{Layers: []string{"a", "b"}, Devices: []uint64{30, 31}, Files: []uint64{31, 0}})
 	for layer, want := range map[string]string{
 		"a": "[{20 [21]} {30 [31]}]",

@@ -110,8 +110,8 @@ func (Etc) Purge(ctx context.Context) (etcmerge.Purged, error) { return boot.Car
 // Accounts implements refresh.Etc.
 func (Etc) Accounts() (etcmerge.AccountTexts, error) { return etcmerge.Accounts("/") }
 
-// listLayers reads the baseline of the stack of these layers. Which release's files the VM has below /opt and /usr/local
-// is not known then.
+// listLayers reads the baseline of the stack of these layers. Which release's files the VM has
+// below /opt and /usr/local is not known then.
 func listLayers(layers []string, stack string) (baseline *etcmerge.Baseline, err error) {
 	mounted, err := mounts.BuildTree(layers, ".")
 	if err != nil {

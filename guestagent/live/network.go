@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// calm is how long nothing may go before the network is released: a network manager reports that it has started before
-	// it has looked at all interfaces. A manager that has used no processor time for idleCalm meanwhile has done so.
-	// calmLimit bounds the wait.
+	// calm is how long nothing may go before the network is released: a network manager reports
+	// that it has started before it has looked at all interfaces. A manager that has used no
+	// processor time for idleCalm meanwhile has done so. calmLimit bounds the wait.
 	calm      = 2 * time.Second
 	idleCalm  = 400 * time.Millisecond
 	calmLimit = 20 * time.Second
@@ -173,7 +173,8 @@ func (n *Network) Release(ctx context.Context, manager string) (missing []string
 		err = readErr
 		if readErr == nil {
 			for _, e := range network.Missing(record.Unsure, now) {
-				missing = append(missing, e.String()+": the release changes the configuration of the network, and may have removed it")
+				missing = append(missing,
+					e.String()+": the release changes the configuration of the network, and may have removed it")
 			}
 		}
 	}
@@ -182,7 +183,8 @@ func (n *Network) Release(ctx context.Context, manager string) (missing []string
 
 // settle waits until the network is calm, and restores the entries a last time. A route can be added once its gateway
 // can be reached, for which DHCP may have to bring an address, so it tries what cannot be added again for a while.
-func (n *Network) settle(ctx context.Context, entries []network.Entry, manager string) (failures []network.Failure, err error) {
+func (n *Network) settle(ctx context.Context, entries []network.Entry,
+	manager string) (failures []network.Failure, err error) {
 	if len(entries) == 0 {
 		return nil, nil
 	}

@@ -145,7 +145,8 @@ func TestANetworkManagerIsWaitedForUntilItIsIdle(t *testing.T) {
 		t.Errorf("one that works for a second is waited for for %v", took)
 	}
 	for name, took := range map[string]time.Duration{
-		"unknown": wait(group, "", 0), "without a group": wait("", "a.service", 0), "gone": wait(group+"/gone", "a.service", 0),
+		"unknown": wait(group, "", 0), "without a group": wait("", "a.service", 0),
+		"gone": wait(group+"/gone", "a.service", 0),
 	} {
 		if took < calm {
 			t.Errorf("%s: waited for %v only", name, took)

@@ -81,7 +81,8 @@ func (l Records) Commit(stack release.Stack, own bool) (uint64, error) {
 	if err != nil && !first {
 		return 0, err
 	}
-	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Configured: l.Configured, Detaches: l.Detaches, Previous: before.Previous}
+	next := boot.CommittedRecord{Stack: stack, Generation: before.Generation, Configured: l.Configured,
+		Detaches: l.Detaches, Previous: before.Previous}
 	if first || !before.Stack.Same(stack) {
 		next.Generation++
 		next.Previous = &before.Stack

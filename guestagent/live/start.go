@@ -44,7 +44,8 @@ func (l Starter) Obstacles(ctx context.Context) (map[journal.Strategy]string, er
 		return nil, err
 	}
 	if version < softRebootVersion {
-		found[journal.SoftReboot] = fmt.Sprintf("a soft-reboot needs systemd %d, this is %d", softRebootVersion, version)
+		found[journal.SoftReboot] = fmt.Sprintf("a soft-reboot needs systemd %d, this is %d",
+			softRebootVersion, version)
 	}
 	if reason, err := noKexec(); err != nil {
 		return nil, err
@@ -90,13 +91,15 @@ func (l Starter) SoftReboot(ctx context.Context) error {
 
 // Kexec implements refresh.Starter. The kernel is loaded before systemd stops anything, so a kernel that is not
 // accepted, for its format or its signature, interrupts nothing.
-func (l Starter) Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error {
+func (l Starter) Kexec(ctx context.Context, kernel, initramfs io.Reader, commandLine string,
+	trial release.Stack) error {
 	if kernel == nil {
 		return setWatchdog(0)
 	}
 	commandLine = strings.TrimSpace(commandLine + " " + boot.TrialArgument + boot.TrialKey(trial))
 	if len(commandLine) >= maxCommandLine {
-		return fmt.Errorf("kexec: the command line has %d bytes, and a kernel accepts %d", len(commandLine), maxCommandLine-1)
+		return fmt.Errorf("kexec: the command line has %d bytes, and a kernel accepts %d",
+			len(commandLine), maxCommandLine-1)
 	}
 	if err := loadKernel(kernel, initramfs, commandLine); err != nil {
 		return fmt.Errorf("kexec: load the kernel: %w", err)

@@ -88,7 +88,8 @@ func (s *System) Packages(ctx context.Context, a *impact.Assessment) error {
 }
 
 // Snapshot implements refresh.System.
-func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
+func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []string,
+	swapped bool) (impact.Snapshot, error) {
 	reader := &impact.Reader{Proc: "/proc"}
 	snapshot, err := s.Usr.snapshot(swapped, reader)
 	if err != nil {
@@ -110,7 +111,8 @@ func (s *System) Snapshot(ctx context.Context, changes *impact.Changes, named []
 
 // concerned returns the units that the changes may concern, about which systemd has to be asked. After a swap systemd
 // has read its files again, so that they do not matter any more.
-func (s *System) concerned(ctx context.Context, changes *impact.Changes, processes []impact.Process, named []string, swapped bool) ([]string, error) {
+func (s *System) concerned(ctx context.Context, changes *impact.Changes, processes []impact.Process, named []string,
+	swapped bool) ([]string, error) {
 	seen := map[string]bool{s.Agent: true, impact.ManagerUnit: true, "": true}
 	var names, others []string
 	for i := range processes {
@@ -229,10 +231,12 @@ func (s *System) Room(context.Context) error {
 			return fmt.Errorf("%w: %s is read-only", ErrRoom, place.path)
 		}
 		if free := stat.Bavail * uint64(max(stat.Frsize, 1)); free < place.bytes {
-			return fmt.Errorf("%w: %s has %d bytes left of %d that it needs; grow the disk or remove files", ErrRoom, place.path, free, place.bytes)
+			return fmt.Errorf("%w: %s has %d bytes left of %d that it needs; grow the disk or remove files", ErrRoom,
+				place.path, free, place.bytes)
 		}
 		if stat.Files > 0 && stat.Ffree < place.files {
-			return fmt.Errorf("%w: %s has %d inodes left of %d that it needs; remove files", ErrRoom, place.path, stat.Ffree, place.files)
+			return fmt.Errorf("%w: %s has %d inodes left of %d that it needs; remove files", ErrRoom,
+				place.path, stat.Ffree, place.files)
 		}
 	}
 	// Some disks report failed writes only when they are synced. The request and the journal were synced just now.

@@ -342,8 +342,8 @@ func (r *usrRecord) shown(layer string) []mounts.Shown {
 	return all
 }
 
-// Whole returns the same with every file counted as one of the layer: a file system has all its layers in use as long as
-// one of its files is used. It returns nothing if it is not known any more which file systems have the layer.
+// Whole returns the same with every file counted as one of the layer: a file system has all its layers in use as long
+// as one of its files is used. It returns nothing if it is not known any more which file systems have the layer.
 func (l *Usr) Whole(id tree.Digest) ([]mounts.Shown, error) {
 	record, err := l.load()
 	if err != nil {
@@ -373,7 +373,8 @@ func (l *Usr) Unpin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.usr.Unpin(ctx, "/proc", slices.DeleteFunc(slices.Clone(all), func(s mounts.Superblock) bool { return s == present }))
+	return l.usr.Unpin(ctx, "/proc",
+		slices.DeleteFunc(slices.Clone(all), func(s mounts.Superblock) bool { return s == present }))
 }
 
 // superblocks returns the current /usr, and all that were mounted in this boot.

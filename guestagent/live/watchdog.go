@@ -29,8 +29,8 @@ const (
 	watchdogUnbind = watchdogDir + "/driver/unbind"
 	watchdogID     = "\x86\x80\xab\x25"
 
-	// In the configuration space: the low bytes of the address of the device's memory, and the lock register, one bit of
-	// which starts the watchdog.
+	// In the configuration space: the low bytes of the address of the device's memory, and the lock
+	// register, one bit of which starts the watchdog.
 	watchdogBase               = 0x10
 	watchdogLock, watchdogRuns = 0x68, 0x02
 	// In memory: two timers of 20 bits, which run one after the other, and a register that takes the words which unlock
@@ -92,7 +92,8 @@ func writeTimers(offset uint16, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	page, _, failed := unix.Syscall6(unix.SYS_MMAP, 0, watchdogPage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED, uintptr(memory), 0)
+	page, _, failed := unix.Syscall6(unix.SYS_MMAP, 0, watchdogPage, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED, uintptr(memory), 0)
 	if err := unix.Close(memory); err != nil || failed != 0 {
 		return errors.Join(err, errnoOf(failed))
 	}

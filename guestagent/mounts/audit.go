@@ -26,7 +26,8 @@ func (u Usr) Superblock() (Superblock, error) {
 	}
 	top := table.At(u.Path)
 	if top == nil {
-		return Superblock{}, fmt.Errorf("find the mount of %s: %w: it is not a mount point of its own", u.Path, ErrConstraint)
+		return Superblock{},
+			fmt.Errorf("find the mount of %s: %w: it is not a mount point of its own", u.Path, ErrConstraint)
 	}
 	return Superblock{Device: top.Device().String(), Root: top.Root}, nil
 }
@@ -88,7 +89,8 @@ func (u Usr) Audit(ctx context.Context, procRoot string, old []Superblock) ([]Pi
 			view = &Pinned{Namespace: namespace}
 			for i := range table {
 				m := &table[i]
-				if m.Mountpoint != modules && slices.ContainsFunc(old, func(s Superblock) bool { return s.contains(m) }) {
+				if m.Mountpoint != modules &&
+					slices.ContainsFunc(old, func(s Superblock) bool { return s.contains(m) }) {
 					view.Places = append(view.Places, m.Mountpoint)
 				}
 			}

@@ -22,17 +22,18 @@ import (
 type Thoroughness struct {
 	// Blocks is the size of the sample, in blocks of 4 KiB.
 	Blocks int
-	// Part is how much is read of a layer in which dm-verity has found a bad block and which could be read whole since, in
-	// bytes, each time from where the last check ended; 0 for the whole layer.
+	// Part is how much is read of a layer in which dm-verity has found a bad block and which could be
+	// read whole since, in bytes, each time from where the last check ended; 0 for the whole layer.
 	Part int64
 }
 
-// CheckLayer checks that an open layer can still be read: its disk is attached and large enough, and a sample of blocks
-// can be read. The sample is the first and the last block and others in between, each time different ones. They are read
-// from the disk, not from the page cache, which can have them long after the disk is gone.
+// CheckLayer checks that an open layer can still be read: its disk is attached and large enough, and a sample
+// of blocks can be read. The sample is the first and the last block and others in between, each time different
+// ones. They are read from the disk, not from the page cache, which can have them long after the disk is gone.
 //
-// If dm-verity has found a bad block, the whole layer has to be readable now: the host may have mended it. dm-verity reports
-// that block until its device is set up anew, and no further one. So each later check reads a part of the layer.
+// If dm-verity has found a bad block, the whole layer has to be readable now: the host may have
+// mended it. dm-verity reports that block until its device is set up anew, and no further one. So
+// each later check reads a part of the layer.
 //
 // A single bad block that nobody has read yet is found only by chance. CheckLayer calls progress after each read that
 // ended. The errors are ErrNoDisk, ErrCorrupt, or what the read returned.
@@ -139,8 +140,8 @@ func checkDisk(disks []Disk, layer release.Layer) error {
 // kernel's Documentation/admin-guide/device-mapper/verity.rst).
 func corrupted(status string) bool { return strings.HasPrefix(strings.TrimSpace(status), "C") }
 
-// sample returns offsets of blocks: the first, the last, and one in each of equal parts in between, at the phase of 0 to
-// 1 within its part.
+// sample returns offsets of blocks: the first, the last, and one in each of equal parts in between,
+// at the phase of 0 to 1 within its part.
 func sample(size int64, blocks int, phase float64) []int64 {
 	all := size / readBlock
 	last := max(0, (all-1)*readBlock)

@@ -99,13 +99,14 @@ func TestALayerThatWasMendedIsReadAgainAndAgain(t *testing.T) {
 	layer := release.Layer{ID: tree.Sum([]byte("layer")), DataSize: 10 * readBlock}
 	bad := int64(-1)
 	var read [][2]int64
-	r := reread{next: map[rereadKey]int64{}, read: func(_ context.Context, _ release.Layer, from, to int64, _ func()) error {
-		read = append(read, [2]int64{from / readBlock, to / readBlock})
-		if bad >= from && bad < to {
-			return ErrCorrupt
-		}
-		return nil
-	}}
+	r := reread{next: map[rereadKey]int64{},
+		read: func(_ context.Context, _ release.Layer, from, to int64, _ func()) error {
+			read = append(read, [2]int64{from / readBlock, to / readBlock})
+			if bad >= from && bad < to {
+				return ErrCorrupt
+			}
+			return nil
+		}}
 	check := func(device uint64, part int64) error {
 		return r.check(t.Context(), layer, device, part*readBlock, func() {})
 	}

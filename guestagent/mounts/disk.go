@@ -115,7 +115,8 @@ func WaitForDisk(ctx context.Context, serial string) (Disk, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Disk{}, fmt.Errorf("wait for disk %q (%w); attached are %s: %w", serial, context.Cause(ctx), serialsOf(disks), err)
+			return Disk{}, fmt.Errorf("wait for disk %q (%w); attached are %s: %w", serial,
+				context.Cause(ctx), serialsOf(disks), err)
 		case <-ticker.C:
 		}
 	}

@@ -47,7 +47,8 @@ func TestDisksAreThoseWithASerial(t *testing.T) {
 
 func TestADiskWithANonsensicalSizeIsAnError(t *testing.T) {
 	for _, size := range []string{"", "-1", "many", "99999999999999999999"} {
-		sys := sysBlockOf(t, map[string]map[string]string{"vda": {"serial": "s", "dev": "254:0", "size": size, "ro": "0"}})
+		sys := sysBlockOf(t,
+			map[string]map[string]string{"vda": {"serial": "s", "dev": "254:0", "size": size, "ro": "0"}})
 		if _, err := disksIn(sys); err == nil {
 			t.Errorf("size %q was accepted", size)
 		}
@@ -55,7 +56,8 @@ func TestADiskWithANonsensicalSizeIsAnError(t *testing.T) {
 }
 
 func TestPickDisk(t *testing.T) {
-	disks := []Disk{{Node: "/dev/vda", Serial: "one"}, {Node: "/dev/vdb", Serial: "two"}, {Node: "/dev/vdc", Serial: "two"}}
+	disks := []Disk{{Node: "/dev/vda", Serial: "one"}, {Node: "/dev/vdb", Serial: "two"},
+		{Node: "/dev/vdc", Serial: "two"}}
 	if disk, err := pickDisk(disks, "one"); err != nil || disk.Node != "/dev/vda" {
 		t.Errorf("got %+v, %v", disk, err)
 	}
@@ -70,7 +72,8 @@ func TestPickDisk(t *testing.T) {
 func TestWaitForDiskEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := WaitForDisk(ctx, "no such serial anywhere"); !errors.Is(err, ErrNoDisk) || !errors.Is(err, context.Canceled) {
+	if _, err := WaitForDisk(ctx, "no such serial anywhere"); !errors.Is(err, ErrNoDisk) ||
+		!errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want ErrNoDisk and the context's reason", err)
 	}
 }
@@ -100,7 +103,8 @@ func TestALayersSerialFitsVirtio(t *testing.T) {
 
 func TestTheDevicesOfLayersAreKnownByTheirNames(t *testing.T) {
 	sys := t.TempDir()
-	for node, name := range map[string]string{"dm-0": "sharedos-ab\n", "dm-1": "vg-root\n", "dm-2": "sharedos-cd\n", "dm-3": "", "vda": "sharedos-ef\n"} {
+	for node, name := range map[string]string{"dm-0": "sharedos-ab\n", "dm-1": "vg-root\n", "dm-2": "sharedos-cd\n",
+		"dm-3": "", "vda": "sharedos-ef\n"} {
 		must(t, os.MkdirAll(filepath.Join(sys, node, "dm"), 0o755))
 		if name != "" {
 			must(t, os.WriteFile(filepath.Join(sys, node, "dm/name"), []byte(name), 0o644))

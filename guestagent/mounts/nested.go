@@ -49,7 +49,8 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 		if err := u.cannotCarry(table, &table[i]); err != nil {
 			return nil, err
 		}
-		n := nestedMount{source: table[i].Mountpoint, place: place, beneath: max(0, len(table.Stacked(table[i].Mountpoint))-1)}
+		n := nestedMount{source: table[i].Mountpoint, place: place,
+			beneath: max(0, len(table.Stacked(table[i].Mountpoint))-1)}
 		if n.directory, err = isDirectory(n.source); err != nil {
 			return nil, err
 		}
@@ -74,16 +75,19 @@ func (u Usr) nested(next *Detached) ([]nestedMount, error) {
 // cannotCarry returns an error if a mount below /usr cannot be carried over to any other /usr.
 func (u Usr) cannotCarry(table proc.MountTable, mount *proc.Mount) error {
 	if mount.FSType == "autofs" {
-		return fmt.Errorf("%w: an automount point lies below %s, at %s, and cannot be carried over", ErrConstraint, u.Path, mount.Mountpoint)
+		return fmt.Errorf("%w: an automount point lies below %s, at %s, and cannot be carried over", ErrConstraint,
+			u.Path, mount.Mountpoint)
 	}
 	if len(table.Stacked(mount.Mountpoint)) < 2 {
 		return nil
 	}
-	inside := slices.IndexFunc(table, func(m proc.Mount) bool { return strings.HasPrefix(m.Mountpoint, mount.Mountpoint+"/") })
+	inside := slices.IndexFunc(table,
+		func(m proc.Mount) bool { return strings.HasPrefix(m.Mountpoint, mount.Mountpoint+"/") })
 	if inside < 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: several mounts lie over each other at %s, with another below them at %s, and cannot be carried over",
+	return fmt.Errorf(
+		"%w: several mounts lie over each other at %s, with another below them at %s, and cannot be carried over",
 		ErrConstraint, mount.Mountpoint, table[inside].Mountpoint)
 }
 
@@ -98,7 +102,8 @@ func fits(next *Detached, n nestedMount) error {
 		return fmt.Errorf("carry mount %s over: %w", n.source, err)
 	}
 	if (stat.Mode&unix.S_IFMT == unix.S_IFDIR) != n.directory || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return fmt.Errorf("%w: the mount %s cannot be carried over, since the new stack has a file of another type there",
+		return fmt.Errorf(
+			"%w: the mount %s cannot be carried over, since the new stack has a file of another type there",
 			ErrConstraint, n.source)
 	}
 	return nil
@@ -151,7 +156,8 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 			}
 		}
 	}
-	if err := unix.Mount("sharedos", u.Scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,mode=0755"); err != nil {
+	if err := unix.Mount("sharedos", u.Scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV,
+		"size=1m,mode=0755"); err != nil {
 		return nil, fmt.Errorf("mount tmpfs on %s: %w", u.Scratch, err)
 	}
 	scaffold := filepath.Join(u.Scratch, "scaffold")
@@ -172,7 +178,8 @@ func (u Usr) assemble(layers []string, bare *Detached, nested []nestedMount) (tr
 	}
 	for i, n := range nested {
 		for _, source := range sources[i] {
-			if err := unix.MoveMount(source, "", unix.AT_FDCWD, filepath.Join(place, n.place), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			if err := unix.MoveMount(source, "", unix.AT_FDCWD, filepath.Join(place, n.place),
+				unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 				return nil, fmt.Errorf("carry mount %s over: %w", n.source, err)
 			}
 		}

@@ -103,7 +103,8 @@ func (o overlay) create(lowers [][2]string) (*Detached, error) {
 	}
 	fd, err := o.configure(fs, lowers)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("overlay of %s: %w", strings.Join(o.lowers, ", "), err), kernelMessages(fs), unix.Close(fs))
+		return nil, errors.Join(fmt.Errorf("overlay of %s: %w", strings.Join(o.lowers, ", "), err),
+			kernelMessages(fs), unix.Close(fs))
 	}
 	if err := unix.Close(fs); err != nil {
 		return nil, errors.Join(fmt.Errorf("close overlay context: %w", err), unix.Close(fd))

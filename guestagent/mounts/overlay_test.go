@@ -96,7 +96,8 @@ func TestLowerDirectoriesByNumberShowTheTreeThatTheyShowByPath(t *testing.T) {
 			}
 			lowers = append(lowers, layer)
 			for range rapid.IntRange(0, 5).Draw(t, "entries") {
-				name := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 3).Draw(t, "name"), "/")
+				name := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 3).Draw(t, "name"),
+					"/")
 				kind := rapid.SampledFrom([]string{"file", "directory", "opaque", "whiteout"}).Draw(t, "kind")
 				if err := put(layer, name, kind, fmt.Sprint(i)); err != nil {
 					t.Fatalf("%s %s: %v", kind, name, err)
@@ -145,11 +146,13 @@ func TestARootOfAsManyLayersAsAVMHasIsWrittenToItsUpperDirectory(t *testing.T) {
 			must(t, os.Mkdir(target, 0o755))
 			must(t, mounted.Attach(target))
 
-			if got := readAll(t, filepath.Join(target, "all")) + readAll(t, filepath.Join(target, "only0")); got != "23of it" {
+			if got := readAll(t, filepath.Join(target, "all")) +
+				readAll(t, filepath.Join(target, "only0")); got != "23of it" {
 				t.Errorf("it shows %q", got)
 			}
 			must(t, os.WriteFile(filepath.Join(target, "all"), []byte("mine"), 0o644))
-			if got := readAll(t, filepath.Join(o.upper, "all")) + readAll(t, filepath.Join(o.lowers[23], "all")); got != "mine23" {
+			if got := readAll(t, filepath.Join(o.upper, "all")) +
+				readAll(t, filepath.Join(o.lowers[23], "all")); got != "mine23" {
 				t.Errorf("the upper directory and the uppermost layer have %q", got)
 			}
 			if after, err := os.Getwd(); err != nil || after != before {

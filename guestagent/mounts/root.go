@@ -111,7 +111,8 @@ func bindPrivate(source, point string) error {
 	if err := os.Mkdir(point, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, source,
+		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return fmt.Errorf("clone mount %s: %w", source, err)
 	}

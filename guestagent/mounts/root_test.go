@@ -109,13 +109,15 @@ func TestARootOutlivesTheExchangeOfItsLayers(t *testing.T) {
 	must(t, AssembleRoot(context.Background(), target, first))
 	must(t, os.WriteFile(filepath.Join(target, "etc/conf"), []byte("mine"), 0o644))
 	must(t, os.Chmod(filepath.Join(target, "etc/d"), 0o711))
-	if err := os.Rename(filepath.Join(target, "etc/d"), filepath.Join(target, "etc/moved")); !errors.Is(err, unix.EXDEV) {
+	if err := os.Rename(filepath.Join(target, "etc/d"),
+		filepath.Join(target, "etc/moved")); !errors.Is(err, unix.EXDEV) {
 		t.Errorf("renaming a directory of a layer: %v, want EXDEV", err)
 	}
 	must(t, unix.Unmount(target, unix.MNT_DETACH))
 
 	must(t, AssembleRoot(context.Background(), target, second))
-	for name, want := range map[string]string{"usr/bin/tool": "2", "etc/conf": "mine", "etc/other": "2", "etc/d/a": "2", "etc/d/b": "2"} {
+	for name, want := range map[string]string{"usr/bin/tool": "2", "etc/conf": "mine", "etc/other": "2",
+		"etc/d/a": "2", "etc/d/b": "2"} {
 		if got := readAll(t, filepath.Join(target, name)); got != want {
 			t.Errorf("%s holds %q, want %q", name, got, want)
 		}

@@ -18,8 +18,8 @@ import (
 // the mount tree does by itself. What was mounted below the old one, such as the cover over kernel modules of
 // ProtectKernelModules=, is mounted below the current one. procRoot is the proc file system ("/proc").
 //
-// A namespace stays as it is where that would change more: if it does not follow the swaps of this one, if mounts go from
-// it to this one, if it shows an old superblock elsewhere, too, or if the current /usr lacks a mount point.
+// A namespace stays as it is where that would change more: if it does not follow the swaps of this one, if mounts
+// go from it to this one, if it shows an old superblock elsewhere, too, or if the current /usr lacks a mount point.
 func (u Usr) Unpin(ctx context.Context, procRoot string, old []Superblock) error {
 	pinned, err := u.Audit(ctx, procRoot, old)
 	if err != nil {
@@ -132,7 +132,8 @@ func under(table proc.MountTable, m *proc.Mount, others map[int]bool) bool {
 // hasPlace reports whether the current /usr has a mount point for what is mounted at a place below another root.
 func (u Usr) hasPlace(root, place string) (bool, error) {
 	var here, there unix.Stat_t
-	for path, stat := range map[string]*unix.Stat_t{filepath.Join(u.Path, place): &here, filepath.Join(root, u.Path, place): &there} {
+	for path, stat := range map[string]*unix.Stat_t{filepath.Join(u.Path, place): &here,
+		filepath.Join(root, u.Path, place): &there} {
 		err := unix.Lstat(path, stat)
 		if proc.Ended(err) || errors.Is(err, unix.ENOTDIR) {
 			return false, nil
@@ -145,7 +146,8 @@ func (u Usr) hasPlace(root, place string) (bool, error) {
 	return directory(here) == directory(there) && here.Mode&unix.S_IFMT != unix.S_IFLNK, nil
 }
 
-// uncover enters a mount namespace and detaches the mounts over the current /usr. It runs on a thread that ends with it.
+// uncover enters a mount namespace and detaches the mounts over the current /usr. It runs on a
+// thread that ends with it.
 func (u Usr) uncover(namespace, above int, covers []string) (err error) {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the working directory: %w", err)
@@ -166,7 +168,8 @@ func (u Usr) uncover(namespace, above int, covers []string) (err error) {
 		} else if !seen {
 			continue // another mount hides it
 		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+		fd, err := unix.OpenTree(unix.AT_FDCWD, path,
+			unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil {
 			return fmt.Errorf("clone mount %s: %w", path, err)
 		}

@@ -10,10 +10,12 @@ import (
 // newPinned is a system whose /usr was swapped, with what to audit by.
 func newPinned(t *testing.T) (s *system, old Superblock) {
 	t.Helper()
-	// The processes of the namespaces end with the thread that has started them. So it must be none that is thrown away.
+	// The processes of the namespaces end with the thread that has started them. So it must be none
+	// that is thrown away.
 	runtime.LockOSThread()
 	s = newSystem(t,
-		map[string]string{"usr/lib/version": "1", "usr/lib/sub/file": "1", "usr/lib/a/b/file": "1", "usr/lib/gone/file": "1", "usr/lib/one": "1"},
+		map[string]string{"usr/lib/version": "1", "usr/lib/sub/file": "1", "usr/lib/a/b/file": "1",
+			"usr/lib/gone/file": "1", "usr/lib/one": "1"},
 		map[string]string{"usr/lib/version": "2"},
 		map[string]string{"usr/lib/version": "3", "usr/lib/sub/file": "3", "usr/lib/a/b/file": "3", "usr/lib/one": "3"},
 	)
@@ -29,7 +31,8 @@ func TestNamespacesThatKeepAnOldUsrFollow(t *testing.T) {
 	}
 	s, old := newPinned(t)
 	usr := s.usr.Path
-	// What systemd makes of BindReadOnlyPaths=, ProtectKernelModules= and InaccessiblePaths=, of a directory and a file.
+	// What systemd makes of BindReadOnlyPaths=, ProtectKernelModules= and InaccessiblePaths=, of a
+	// directory and a file.
 	namespaces := map[string]*namespace{
 		"bound":   newNamespace(t, "slave", fmt.Sprintf("mount --bind %[1]s %[1]s", usr)),
 		"covered": newNamespace(t, "slave", fmt.Sprintf("mount -t tmpfs none %s/lib/sub", usr)),
@@ -37,7 +40,8 @@ func TestNamespacesThatKeepAnOldUsrFollow(t *testing.T) {
 			"mount -t tmpfs none %[1]s/lib/a && mkdir %[1]s/lib/a/b && mount -t tmpfs none %[1]s/lib/a/b && touch %[1]s/lib/a/b/x", usr)),
 		"a file": newNamespace(t, "slave", fmt.Sprintf("mount --bind /dev/null %s/lib/one", usr)),
 		// systemd shares the mounts of a service again after it has made them slaves.
-		"shared": newNamespace(t, "slave", fmt.Sprintf("mount -t tmpfs none %s/lib/sub && mount --make-rshared /", usr)),
+		"shared": newNamespace(t, "slave",
+			fmt.Sprintf("mount -t tmpfs none %s/lib/sub && mount --make-rshared /", usr)),
 	}
 	var pids []int
 	for _, n := range namespaces {
@@ -92,11 +96,14 @@ func TestNamespacesThatCannotFollowStayAsTheyAre(t *testing.T) {
 	s, old := newPinned(t)
 	usr := s.usr.Path
 	namespaces := map[string]*namespace{
-		"elsewhere, too":          newNamespace(t, "slave", fmt.Sprintf("mkdir %[1]s/x && mount --bind %[1]s/usr/lib %[1]s/x && mount -t tmpfs none %[2]s/lib/sub", s.root, usr)),
+		"elsewhere, too": newNamespace(t, "slave",
+			fmt.Sprintf("mkdir %[1]s/x && mount --bind %[1]s/usr/lib %[1]s/x && mount -t tmpfs none %[2]s/lib/sub",
+				s.root, usr)),
 		"a mount point that went": newNamespace(t, "slave", fmt.Sprintf("mount -t tmpfs none %s/lib/gone", usr)),
 		"a part of it below":      newNamespace(t, "slave", fmt.Sprintf("mount --bind %[1]s/lib/a %[1]s/lib/sub", usr)),
 		"private":                 newNamespace(t, "private", "true"),
-		"something else over it":  newNamespace(t, "slave", fmt.Sprintf("mount -t tmpfs none %[1]s && mkdir %[1]s/lib && echo 2 > %[1]s/lib/version", usr)),
+		"something else over it": newNamespace(t, "slave",
+			fmt.Sprintf("mount -t tmpfs none %[1]s && mkdir %[1]s/lib && echo 2 > %[1]s/lib/version", usr)),
 	}
 	var pids []int
 	for _, n := range namespaces {
@@ -124,7 +131,8 @@ func TestANamespaceThatSharesItsMountsStaysAsItIs(t *testing.T) {
 		return
 	}
 	s, old := newPinned(t)
-	n := newNamespace(t, "unchanged", fmt.Sprintf("mount --make-rprivate %[1]s/usr && mount -t tmpfs none %[1]s/usr/lib/sub", s.root))
+	n := newNamespace(t, "unchanged",
+		fmt.Sprintf("mount --make-rprivate %[1]s/usr && mount -t tmpfs none %[1]s/usr/lib/sub", s.root))
 	s.swapTo(t, s.layers[2])
 	must(t, s.usr.Unpin(t.Context(), procOf(t, n.command.Process.Pid), []Superblock{old}))
 	if got := s.read(t, "lib/sub/file"); got != "3" {

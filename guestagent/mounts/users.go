@@ -166,7 +166,8 @@ type userScan struct {
 
 // use returns one use of the layer by a process; nil if it does not use it.
 func (s *userScan) use(p *proc.Process) (*User, error) {
-	for _, link := range []struct{ name, how string }{{"exe", "runs"}, {"cwd", "works in"}, {"root", "has its root in"}} {
+	for _, link := range []struct{ name, how string }{{"exe", "runs"}, {"cwd", "works in"},
+		{"root", "has its root in"}} {
 		if s.leadsTo(p, link.name) {
 			path, err := p.Link(link.name)
 			return &User{How: link.how, Path: string(path)}, err
@@ -181,7 +182,8 @@ func (s *userScan) use(p *proc.Process) (*User, error) {
 	return s.mounted(p)
 }
 
-// leadsTo reports whether a link of a process leads to a file of the layer, or to a directory that it may have a part in.
+// leadsTo reports whether a link of a process leads to a file of the layer, or to a directory that
+// it may have a part in.
 func (s *userScan) leadsTo(p *proc.Process, link string) bool {
 	stat, err := p.Stat(link)
 	// An error: it was closed meanwhile, or has no device.
@@ -239,7 +241,8 @@ func (s *userScan) mounted(p *proc.Process) (*User, error) {
 	}
 	for i := range table {
 		m, device := &table[i], table[i].Device().Number()
-		if (slices.Contains(s.systems, device) || slices.Contains(s.files, device)) && !strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
+		if (slices.Contains(s.systems, device) || slices.Contains(s.files, device)) &&
+			!strings.HasPrefix(m.Mountpoint, LayersDir+"/") {
 			return &User{How: SeesMounted, Path: m.Mountpoint}, nil
 		}
 	}

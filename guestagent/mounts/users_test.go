@@ -62,7 +62,8 @@ func TestWhoeverUsesALayerOfASwappedOutUsrIsFound(t *testing.T) {
 	base, delta := []Shown{{System: devices[0], Files: of[:1]}}, []Shown{{System: devices[0], Files: of[1:]}}
 	either := []Shown{{System: devices[0], Files: devices}}
 	map_ := func(name string) string {
-		return "exec python3 -c 'import mmap,sys;f=open(\"" + s.usr.Path + name + "\");m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ);f.close();print(\"ready\",flush=True);sys.stdin.read()'"
+		return "exec python3 -c 'import mmap,sys;f=open(\"" + s.usr.Path + name +
+			"\");m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ);f.close();print(\"ready\",flush=True);sys.stdin.read()'"
 	}
 	uses := []struct {
 		script, how     string
@@ -111,7 +112,8 @@ func TestALoopDeviceOnAFileOfALayerIsFound(t *testing.T) {
 	if !inNamespace(t) {
 		return
 	}
-	s := newSystem(t, map[string]string{"usr/share/base": strings.Repeat("b", 4096)}, map[string]string{"usr/share/image": strings.Repeat("i", 4096)})
+	s := newSystem(t, map[string]string{"usr/share/base": strings.Repeat("b", 4096)},
+		map[string]string{"usr/share/image": strings.Repeat("i", 4096)})
 	s.boot(t, s.layers...)
 	present, err := s.usr.cloneCurrent()
 	must(t, err)

@@ -240,7 +240,8 @@ func (u Usr) constraint(refusal error) error {
 		return fmt.Errorf("mount beneath %s: %w", u.Path, refusal)
 	}
 	fail := func(reason string) error {
-		return fmt.Errorf("mount beneath %s: %w: %s (%w); use a soft-reboot or a reboot", u.Path, ErrConstraint, reason, refusal)
+		return fmt.Errorf("mount beneath %s: %w: %s (%w); use a soft-reboot or a reboot", u.Path,
+			ErrConstraint, reason, refusal)
 	}
 	if older, err := kernelOlder(u.Kernel, 6, 5); err != nil {
 		return errors.Join(fail("unknown kernel"), err)
@@ -317,7 +318,8 @@ func (u Usr) Obstacle() string {
 	default:
 		// A swap replaces the topmost mount, and would take away what somebody else has mounted.
 		top := stacked[len(stacked)-1]
-		return fmt.Sprintf("a file system of type %s from %q is mounted over %s, such as a system extension (systemd-sysext(8)), "+
-			"and a swap would detach it: unmerge or unmount it first", top.FSType, top.Source, u.Path)
+		return fmt.Sprintf(
+			"a file system of type %s from %q is mounted over %s, such as a system extension (systemd-sysext(8)), "+
+				"and a swap would detach it: unmerge or unmount it first", top.FSType, top.Source, u.Path)
 	}
 }

@@ -66,7 +66,8 @@ func newSystem(t *testing.T, layers ...map[string]string) *system {
 	must(t, os.Mkdir(root, 0o755))
 	must(t, unix.Mount("root", root, "tmpfs", 0, "mode=0755"))
 	must(t, unix.Mount("", root, "", unix.MS_SHARED, ""))
-	s := &system{root: root, usr: Usr{Path: filepath.Join(root, "usr"), Scratch: filepath.Join(root, "layers"), Kernel: "7.0.1-running"}}
+	s := &system{root: root,
+		usr: Usr{Path: filepath.Join(root, "usr"), Scratch: filepath.Join(root, "layers"), Kernel: "7.0.1-running"}}
 	must(t, os.Mkdir(s.usr.Path, 0o755))
 	must(t, os.Mkdir(s.usr.Scratch, 0o755))
 	for _, files := range layers {
@@ -186,7 +187,8 @@ func (s *system) mountsAtUsr(t *testing.T) int {
 
 func TestSwapNeverShowsAMomentWithoutUsr(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "a loop opens files as fast as it can", "during 200 swaps", "every open finds the old file or the new one")
+		matrix.Record(t, "a loop opens files as fast as it can", "during 200 swaps",
+			"every open finds the old file or the new one")
 		return
 	}
 	s := newSystem(t,
@@ -227,7 +229,8 @@ func TestSwapNeverShowsAMomentWithoutUsr(t *testing.T) {
 	stop()
 	readers.Wait()
 	slices.Sort(took)
-	t.Logf("measured: %d swaps, %d opens, %d missed, median %v", swaps, opens[0]+opens[1], misses[0]+misses[1], took[swaps/2])
+	t.Logf("measured: %d swaps, %d opens, %d missed, median %v", swaps, opens[0]+opens[1],
+		misses[0]+misses[1], took[swaps/2])
 	if misses[0]+misses[1] > 0 || opens[0] == 0 || opens[1] == 0 {
 		t.Errorf("%v opens missed of %v", misses, opens)
 	}
@@ -281,7 +284,8 @@ func TestSwapFollowsIntoPlainCopiesAndTheAuditFindsTheOthers(t *testing.T) {
 		return
 	}
 	s := newSystem(t,
-		map[string]string{"usr/lib/version": "1", "usr/lib/sub/file": "1", "usr/lib/modules/7.0.1-running/modules.dep": "x"},
+		map[string]string{"usr/lib/version": "1", "usr/lib/sub/file": "1",
+			"usr/lib/modules/7.0.1-running/modules.dep": "x"},
 		map[string]string{"usr/lib/version": "2", "usr/lib/sub/file": "2"},
 	)
 	s.boot(t, s.layers...)
@@ -327,7 +331,8 @@ func TestSwapFollowsIntoPlainCopiesAndTheAuditFindsTheOthers(t *testing.T) {
 		name string
 		*namespace
 		place string
-	}{{"bound", bound, s.usr.Path}, {"covered", covered, s.usr.Path}, {"elsewhere", elsewhere, filepath.Join(s.root, "x")}} {
+	}{{"bound", bound, s.usr.Path}, {"covered", covered, s.usr.Path},
+		{"elsewhere", elsewhere, filepath.Join(s.root, "x")}} {
 		if got := places[want.command.Process.Pid]; !slices.Contains(got, want.place) {
 			t.Errorf("%s: the audit names %q, want %q among them", want.name, got, want.place)
 		}
@@ -343,7 +348,8 @@ func TestModulesOfTheRunningKernelStay(t *testing.T) {
 		return
 	}
 	const running, next = "usr/lib/modules/7.0.1-running/", "usr/lib/modules/7.0.2-next/"
-	s := newSystem(t, map[string]string{running + "modules.dep": "dep", running + "kernel/x.ko": "x", "usr/lib/version": "1"})
+	s := newSystem(t, map[string]string{running + "modules.dep": "dep",
+		running + "kernel/x.ko": "x", "usr/lib/version": "1"})
 	other := s.addLayer(t, map[string]string{next + "modules.dep": "dep", "usr/lib/version": "2", "usr/share/doc": "d"})
 	s.layers = append(s.layers, other)
 	third := s.addLayer(t, map[string]string{"usr/lib/version": "3"})
@@ -415,7 +421,8 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 	if text := s.usr.Obstacle(); !strings.Contains(text, "share/a/b") || !strings.Contains(text, "unmount it first") {
 		t.Errorf("the assessment says %q", text)
 	}
-	if tree, err := s.usr.Build(t.Context(), []string{s.layers[0]}); !errors.Is(err, ErrConstraint) || !strings.Contains(err.Error(), "share/a/b") {
+	if tree, err := s.usr.Build(t.Context(), []string{s.layers[0]}); !errors.Is(err, ErrConstraint) ||
+		!strings.Contains(err.Error(), "share/a/b") {
 		t.Errorf("a mount below two over each other: %v, %v", tree, err)
 	}
 	must(t, unix.Unmount(filepath.Join(s.usr.Path, "share/a/b"), 0))
@@ -427,13 +434,15 @@ func TestNestedMountsAreCarriedOver(t *testing.T) {
 
 func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "a kernel or a mount on which a swap is not possible", "at the swap", "refused with the reason, old stack")
+		matrix.Record(t, "a kernel or a mount on which a swap is not possible", "at the swap",
+			"refused with the reason, old stack")
 		return
 	}
 	s := newSystem(t, map[string]string{"usr/lib/version": "1"}, map[string]string{"usr/lib/version": "2"})
 	tree, err := s.usr.Build(t.Context(), s.layers[1:])
 	must(t, err)
-	if _, err := s.usr.Swap(tree); !errors.Is(err, ErrConstraint) || !strings.Contains(err.Error(), "not a mount point") {
+	if _, err := s.usr.Swap(tree); !errors.Is(err, ErrConstraint) ||
+		!strings.Contains(err.Error(), "not a mount point") {
 		t.Errorf("swap of what is no mount point: %v", err)
 	}
 	tree, err = s.usr.Build(t.Context(), s.layers[1:])
@@ -456,7 +465,8 @@ func TestASwapThatTheKernelRefusesChangesNothing(t *testing.T) {
 // What somebody else has mounted over /usr, as systemd-sysext does, is not detached by a swap: the assessment says so.
 func TestAMountOverUsrIsAnObstacle(t *testing.T) {
 	if !inNamespace(t) {
-		matrix.Record(t, "another file system is mounted over /usr", "at the assessment", "no live refresh, the mount stays")
+		matrix.Record(t, "another file system is mounted over /usr", "at the assessment",
+			"no live refresh, the mount stays")
 		return
 	}
 	s := newSystem(t, map[string]string{"usr/lib/version": "1"}, map[string]string{"usr/lib/extension": "1"})
@@ -520,7 +530,8 @@ func TestFilesOfALayerAreKnownOnEachUsr(t *testing.T) {
 	}
 	for i, one := range kept {
 		if one.layer != 0 || one.inode != kept[0].inode {
-			t.Errorf("on the /usr of %d layers the kept file is of layer %d, inode %d; at first it was %d", i+1, one.layer, one.inode, kept[0].inode)
+			t.Errorf("on the /usr of %d layers the kept file is of layer %d, inode %d; at first it was %d", i+1,
+				one.layer, one.inode, kept[0].inode)
 		}
 		if changed[i].layer != i {
 			t.Errorf("on the /usr of %d layers the changed file is of layer %d", i+1, changed[i].layer)
@@ -552,7 +563,8 @@ func TestASwapThatWasCutOffBetweenItsCallsIsFinished(t *testing.T) {
 	table, err := proc.OwnMountTable()
 	must(t, err)
 	if stacked := table.Stacked(s.usr.Path); len(stacked) != 3 || table.At(s.usr.Path).ID != mountID(t, s.usr.Path) {
-		t.Fatalf("%d mounts, on top %d, and a lookup ends on %d", len(stacked), table.At(s.usr.Path).ID, mountID(t, s.usr.Path))
+		t.Fatalf("%d mounts, on top %d, and a lookup ends on %d", len(stacked),
+			table.At(s.usr.Path).ID, mountID(t, s.usr.Path))
 	}
 	must(t, s.usr.Finish())
 	if got := s.read(t, "version"); got != "two" {

@@ -40,7 +40,8 @@ func verityName(id tree.Digest) string { return verityPrefix + id.Hex() }
 // dm-verity's default: a panic or a restart, its other modes, would hide which layer is corrupt.
 func verityTable(layer release.Layer, device string) (dm.Target, error) {
 	if layer.DataSize <= 0 || layer.DataSize%verityBlock != 0 {
-		return dm.Target{}, fmt.Errorf("verity table of %s: data size %d is not a positive multiple of %d", layer.ID, layer.DataSize, verityBlock)
+		return dm.Target{}, fmt.Errorf("verity table of %s: data size %d is not a positive multiple of %d", layer.ID,
+			layer.DataSize, verityBlock)
 	}
 	params, err := dm.BuildTargetParams(dm.OpenArgs{
 		Version:        verityVersion,

@@ -54,13 +54,16 @@ var inet = []uint8{unix.AF_INET, unix.AF_INET6}
 
 // kinds are in the order in which they are added: later ones can need earlier ones.
 var kinds = []kind{
-	{"address", unix.RTM_NEWADDR, unix.RTM_GETADDR, unix.SizeofIfAddrmsg, inet, address, []uint16{unix.IFA_ADDRESS, unix.IFA_LOCAL}},
+	{"address", unix.RTM_NEWADDR, unix.RTM_GETADDR, unix.SizeofIfAddrmsg, inet, address,
+		[]uint16{unix.IFA_ADDRESS, unix.IFA_LOCAL}},
 	{"nexthop", unix.RTM_NEWNEXTHOP, unix.RTM_GETNEXTHOP, 8, []uint8{unix.AF_UNSPEC}, nexthop, []uint16{unix.NHA_ID}},
 	{"route", unix.RTM_NEWROUTE, unix.RTM_GETROUTE, unix.SizeofRtMsg, inet, route, []uint16{
-		unix.RTA_DST, unix.RTA_SRC, unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_PRIORITY, unix.RTA_TABLE, unix.RTA_MULTIPATH,
+		unix.RTA_DST, unix.RTA_SRC, unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_PRIORITY,
+		unix.RTA_TABLE, unix.RTA_MULTIPATH,
 		nexthopID,
 	}},
-	{"neighbour", unix.RTM_NEWNEIGH, unix.RTM_GETNEIGH, unix.SizeofNdMsg, inet, neighbour, []uint16{unix.NDA_DST, unix.NDA_LLADDR}},
+	{"neighbour", unix.RTM_NEWNEIGH, unix.RTM_GETNEIGH, unix.SizeofNdMsg, inet, neighbour,
+		[]uint16{unix.NDA_DST, unix.NDA_LLADDR}},
 	{"proxy neighbour", unix.RTM_NEWNEIGH, unix.RTM_GETNEIGH, unix.SizeofNdMsg, inet, proxy, []uint16{unix.NDA_DST}},
 	{"rule", unix.RTM_NEWRULE, unix.RTM_GETRULE, unix.SizeofRtMsg, inet, rule, nil},
 }
@@ -106,7 +109,8 @@ func (p *parts) number(attribute uint16) (uint32, bool) {
 }
 
 func (p *parts) drop(attributes ...uint16) {
-	p.attributes = slices.DeleteFunc(p.attributes, func(a netlink.Attribute) bool { return slices.Contains(attributes, a.Type) })
+	p.attributes = slices.DeleteFunc(p.attributes,
+		func(a netlink.Attribute) bool { return slices.Contains(attributes, a.Type) })
 }
 
 // mask keeps some of the flags in four bytes of the header.
@@ -131,7 +135,8 @@ func address(p *parts) bool {
 	const kept = unix.IFA_F_NODAD | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR | unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN
 	p.head[2] &= kept & 0xff
 	p.drop(unix.IFA_FLAGS)
-	p.attributes = append(p.attributes, netlink.Attribute{Type: unix.IFA_FLAGS, Data: binary.NativeEndian.AppendUint32(nil, flags&kept)})
+	p.attributes = append(p.attributes,
+		netlink.Attribute{Type: unix.IFA_FLAGS, Data: binary.NativeEndian.AppendUint32(nil, flags&kept)})
 	return true
 }
 
@@ -146,7 +151,8 @@ func nexthop(p *parts) bool {
 // ofAdministrator reports whether a protocol is one of administrators and programs that they run, and not one of the
 // kernel, of router advertisements or of DHCP.
 func ofAdministrator(protocol uint8) bool {
-	return protocol != unix.RTPROT_KERNEL && protocol != unix.RTPROT_REDIRECT && protocol != unix.RTPROT_RA && protocol != protoDHCP
+	return protocol != unix.RTPROT_KERNEL && protocol != unix.RTPROT_REDIRECT &&
+		protocol != unix.RTPROT_RA && protocol != protoDHCP
 }
 
 // route keeps routes without a time limit. struct rtmsg: family, lengths of destination and source, tos, table,

@@ -52,17 +52,20 @@ func prepare(t *testing.T) {
 	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	must(unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
 	must(unix.Mount("sysfs", "/sys", "sysfs", 0, ""))
-	for _, directory := range []string{"/run/systemd/network", "/run/systemd/netif/links", "/run/systemd/netif/leases", "/run/udev/data"} {
+	for _, directory := range []string{"/run/systemd/network", "/run/systemd/netif/links",
+		"/run/systemd/netif/leases", "/run/udev/data"} {
 		must(os.MkdirAll(directory, 0o755))
 	}
 	must(os.WriteFile("/run/udev/control", nil, 0o600))
-	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0) // before it is known to Go's poller, which it breaks
+	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC,
+		0) // before it is known to Go's poller, which it breaks
 	must(err)
 	t.Cleanup(func() { _ = unix.Close(tun) })
 	var request [40]byte
 	copy(request[:], "d0")
 	request[16], request[17] = 0x02, 0x10 // IFF_TAP | IFF_NO_PI
-	if _, _, failed := unix.Syscall(unix.SYS_IOCTL, uintptr(tun), unix.TUNSETIFF, uintptr(unsafe.Pointer(&request[0]))); failed != 0 {
+	if _, _, failed := unix.Syscall(unix.SYS_IOCTL, uintptr(tun), unix.TUNSETIFF,
+		uintptr(unsafe.Pointer(&request[0]))); failed != 0 {
 		t.Fatal(failed)
 	}
 	run(t, "ip link set lo up")
@@ -190,7 +193,8 @@ func TestARestartOfNetworkdKeepsWhatWasAddedByHand(t *testing.T) {
 		t.Fatalf("%q, %v", Texts(failures), err)
 	}
 	if commands := lost(t); len(commands) > 0 {
-		t.Errorf("not there again: %q\n%s", commands, run(t, "ip address; ip route show table all; ip rule; ip -6 rule; ip nexthop; ip neighbour"))
+		t.Errorf("not there again: %q\n%s", commands,
+			run(t, "ip address; ip route show table all; ip rule; ip -6 rule; ip nexthop; ip neighbour"))
 	}
 	stop()
 

@@ -32,8 +32,8 @@ list shows the components of this VM. add attaches a component that is offered o
 // ErrUsage means that the arguments are none of Usage.
 var ErrUsage = errors.New("not a command")
 
-// Program returns what this program is to do if it was called as a generator, a stand-in or a command of a person; nil if
-// it was called as the agent.
+// Program returns what this program is to do if it was called as a generator, a stand-in or a
+// command of a person; nil if it was called as the agent.
 func Program(arguments []string, out io.Writer) func() error {
 	if len(arguments) == 0 {
 		return nil
@@ -107,8 +107,9 @@ func call(component, path string, arguments []string) error {
 		return err
 	}
 	if standIn {
-		return fmt.Errorf("component %q is attached, but this process still sees the /usr from before (it has a mount namespace of its own); "+
-			"start it again", component)
+		return fmt.Errorf(
+			"component %q is attached, but this process still sees the /usr from before (it has a mount namespace of "+
+				"its own); start it again", component)
 	}
 	return fmt.Errorf("execute %s: %w", path, syscall.Exec(path, append([]string{path}, arguments...), os.Environ()))
 }
@@ -131,7 +132,8 @@ func isStandIn(path string) (_ bool, err error) {
 	return bytes.Equal(has, first), nil
 }
 
-// An agent that is replaced leaves the answer to the next one. A request is sent again for dialLimit, and so often at least.
+// An agent that is replaced leaves the answer to the next one. A request is sent again for
+// dialLimit, and so often at least.
 const (
 	minAsks  = 3
 	askPause = time.Second

@@ -14,8 +14,9 @@ import (
 // maxUnit bounds a unit file, in bytes.
 const maxUnit = 1 << 20
 
-// Generate copies the stand-ins of units to the directory of a generator whose files count least (systemd.generator(7)).
-// arguments are those that systemd calls a generator with. systemd runs it whenever it reads its units.
+// Generate copies the stand-ins of units to the directory of a generator whose files count least
+// (systemd.generator(7)). arguments are those that systemd calls a generator with. systemd runs it
+// whenever it reads its units.
 func Generate(arguments []string) error {
 	late := arguments[len(arguments)-1]
 	return copyUnits("/"+paths.Units, late)

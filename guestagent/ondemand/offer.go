@@ -29,7 +29,8 @@ var (
 	// ErrNotOffered means that the offer has no stack with or without a component.
 	ErrNotOffered = errors.New("not on demand in this VM")
 	// ErrOutdated means that the offer is not for the running stack.
-	ErrOutdated = errors.New("the VM runs a stack that the offer does not know; apply the configuration of the VM again")
+	ErrOutdated = errors.New(
+		"the VM runs a stack that the offer does not know; apply the configuration of the VM again")
 )
 
 const (
@@ -51,7 +52,8 @@ func (s stack) has(name string) bool {
 	return slices.ContainsFunc(s.manifest.Components, func(m release.Member) bool { return m.Name == name })
 }
 
-// offer is an open offer. Its manifests are checked, and its contents lists are not: their digests are in the manifests.
+// offer is an open offer. Its manifests are checked, and its contents lists are not: their digests
+// are in the manifests.
 type offer struct {
 	directory string
 	stacks    []stack
@@ -60,7 +62,8 @@ type offer struct {
 // devices returns the offers that are plugged in: more than one while the host replaces one.
 func devices() ([]mounts.Disk, error) {
 	disks, err := mounts.Disks()
-	return slices.DeleteFunc(disks, func(d mounts.Disk) bool { return !strings.HasPrefix(d.Serial, agentapi.OfferSerialPrefix) }), err
+	return slices.DeleteFunc(disks,
+		func(d mounts.Disk) bool { return !strings.HasPrefix(d.Serial, agentapi.OfferSerialPrefix) }), err
 }
 
 // Offered reports whether an offer is plugged in.
@@ -198,7 +201,8 @@ func (o offer) list(of stack) (io.ReadCloser, int64, error) {
 	}
 	file, err := os.Open(filepath.Join(o.directory, paths.OfferList(blob.Digest)))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fmt.Errorf("the offer lacks the contents list of stack %s; apply the configuration of the VM again", of.id)
+		return nil, 0, fmt.Errorf(
+			"the offer lacks the contents list of stack %s; apply the configuration of the VM again", of.id)
 	}
 	return file, blob.Size, err
 }
@@ -211,7 +215,8 @@ func (o offer) give(ctx context.Context, put Put, stacks ...stack) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(giveOne(ctx, put, one.manifest.Contents.Digest, list, size, buffer), list.Close()); err != nil {
+		if err := errors.Join(giveOne(ctx, put, one.manifest.Contents.Digest, list, size, buffer),
+			list.Close()); err != nil {
 			return fmt.Errorf("read the contents list of stack %s: %w", one.id, err)
 		}
 	}

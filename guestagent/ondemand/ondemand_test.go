@@ -38,7 +38,8 @@ type world struct {
 	running release.Stack
 	report  *agentapi.Report
 	asked   []*agentapi.RefreshRequest
-	// fails is why refreshes fail; busy is how often the host is faster, and joins whether its refresh is to the same stack.
+	// fails is why refreshes fail; busy is how often the host is faster, and joins whether its
+	// refresh is to the same stack.
 	fails string
 	busy  int
 	joins bool
@@ -62,7 +63,8 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{
-		directory: t.TempDir(), operator: operator, stacks: map[string]stack{}, blobs: map[tree.Digest][]byte{}, last: &agentapi.RefreshRequest{},
+		directory: t.TempDir(), operator: operator, stacks: map[string]stack{}, blobs: map[tree.Digest][]byte{},
+		last: &agentapi.RefreshRequest{},
 	}
 	for _, at := range []string{paths.OfferStacks, paths.OfferContents} {
 		if err := os.Mkdir(filepath.Join(w.directory, at), 0o755); err != nil {
@@ -80,7 +82,8 @@ func newWorld(t *testing.T) *world {
 			Components: []release.Member{member("fixed")},
 			Contents:   release.Blob{Digest: tree.Sum(list), Size: int64(len(list))},
 			Kernel: release.Kernel{
-				Release: "6.12", Image: release.Blob{Digest: tree.Sum([]byte("k")), Size: 1}, Modules: release.Blob{Digest: tree.Sum([]byte("m")), Size: 1},
+				Release: "6.12", Image: release.Blob{Digest: tree.Sum([]byte("k")), Size: 1},
+				Modules: release.Blob{Digest: tree.Sum([]byte("m")), Size: 1},
 			},
 		}
 		for _, name := range []string{"a", "b"} {
@@ -96,7 +99,8 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 		w.stacks[with] = stack{id, signed, m}
-		for path, data := range map[string][]byte{paths.OfferStack(id): signed, paths.OfferList(m.Contents.Digest): list} {
+		for path, data := range map[string][]byte{paths.OfferStack(id): signed,
+			paths.OfferList(m.Contents.Digest): list} {
 			if err := os.WriteFile(filepath.Join(w.directory, path), data, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -236,7 +240,8 @@ func TestTheSameRefreshByTheHostIsAwaited(t *testing.T) {
 	}
 }
 
-// A component is attached by what the host said for the last refresh. Without that, nothing says which units may restart.
+// A component is attached by what the host said for the last refresh. Without that, nothing says
+// which units may restart.
 func TestWhatTheHostSaidHoldsForMovesOnDemand(t *testing.T) {
 	w := newWorld(t)
 	s := w.server(t)
@@ -245,8 +250,10 @@ func TestWhatTheHostSaidHoldsForMovesOnDemand(t *testing.T) {
 		t.Errorf("%v, %d refreshes", err, len(w.asked))
 	}
 	said := &agentapi.RefreshRequest{
-		Policy: &agentapi.UnitPolicy{Units: map[string]string{"x.service": "report"}}, KeepFiles: []string{"etc/x"}, Purge: true,
-		HealthChecks: []*agentapi.HealthCheck{{Name: "x"}}, RestartTimeoutMs: 7, MaxImpact: agentapi.Level_REBOOT, Strategy: "reboot",
+		Policy:    &agentapi.UnitPolicy{Units: map[string]string{"x.service": "report"}},
+		KeepFiles: []string{"etc/x"}, Purge: true,
+		HealthChecks: []*agentapi.HealthCheck{{Name: "x"}}, RestartTimeoutMs: 7,
+		MaxImpact: agentapi.Level_REBOOT, Strategy: "reboot",
 	}
 	w.last = said
 	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a"}); err != nil {
@@ -290,12 +297,14 @@ func TestAnAgentThatStopsDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// A component that cannot be attached is not tried again by the stand-in of a socket on which somebody waits, but by root.
+// A component that cannot be attached is not tried again by the stand-in of a socket on which
+// somebody waits, but by root.
 func TestAStandInDoesNotTryAgainAtOnce(t *testing.T) {
 	w := newWorld(t)
 	s := w.server(t)
 	w.fails = "a.service does not start"
-	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true}); err == nil || !strings.Contains(err.Error(), w.fails) {
+	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true}); err == nil ||
+		!strings.Contains(err.Error(), w.fails) {
 		t.Errorf("the first time: %v", err)
 	}
 	if _, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true}); err == nil || len(w.asked) != 1 {
@@ -406,7 +415,8 @@ func TestTheGeneratorShowsStandIns(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(from, "sockets.target.wants"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, link := range map[string]string{"sockets.target.wants/db.socket": "../db.socket", "alias.service": "db.service"} {
+	for name, link := range map[string]string{"sockets.target.wants/db.socket": "../db.socket",
+		"alias.service": "db.service"} {
 		if err := os.Symlink(link, filepath.Join(from, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -419,7 +429,8 @@ func TestTheGeneratorShowsStandIns(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(to, "alias.service")); err != nil || string(text) != "[Service]\n" {
 		t.Errorf("%q, %v", text, err)
 	}
-	if link, err := os.Readlink(filepath.Join(to, "sockets.target.wants", "db.socket")); err != nil || link != "../db.socket" {
+	if link, err := os.Readlink(filepath.Join(to, "sockets.target.wants", "db.socket")); err != nil ||
+		link != "../db.socket" {
 		t.Errorf("%q, %v", link, err)
 	}
 	if err := copyUnits(filepath.Join(from, "none"), to); err != nil {
@@ -454,7 +465,8 @@ func TestWhatTheProgramIsCalledFor(t *testing.T) {
 // A stand-in of a command is known by its first line.
 func TestStandInsOfCommandsAreKnown(t *testing.T) {
 	for text, want := range map[string]bool{
-		"#!" + paths.Agent + " call db\n": true, "#!/bin/sh\n": false, "": false, "\x7fELF" + strings.Repeat("x", 100): false,
+		"#!" + paths.Agent + " call db\n": true, "#!/bin/sh\n": false, "": false,
+		"\x7fELF" + strings.Repeat("x", 100): false,
 	} {
 		path := filepath.Join(t.TempDir(), "command")
 		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
@@ -497,7 +509,8 @@ func TestWhatOtherUsersGet(t *testing.T) {
 	s := w.server(t)
 	w.fails = "a.service is failed; it logged last: password=hunter2"
 	_, err := s.answer(t.Context(), request{Verb: attach, Name: "a", Used: true, uid: 1000})
-	if told := s.tell(request{Name: "a", uid: 1000}, err); strings.Contains(told, "hunter2") || !strings.Contains(told, "journalctl") {
+	if told := s.tell(request{Name: "a", uid: 1000}, err); strings.Contains(told, "hunter2") ||
+		!strings.Contains(told, "journalctl") {
 		t.Errorf("a user is told %q", told)
 	}
 	if told := s.tell(request{Name: "a"}, err); !strings.Contains(told, "hunter2") {

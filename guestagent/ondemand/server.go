@@ -34,8 +34,8 @@ const (
 type request struct {
 	Verb string `json:"verb"`
 	Name string `json:"name,omitempty"`
-	// Used is true for a request of a stand-in, and not of a person. Triggered is true if a socket, a timer or a path has
-	// started the stand-in, and would do so again at once.
+	// Used is true for a request of a stand-in, and not of a person. Triggered is true if a socket,
+	// a timer or a path has started the stand-in, and would do so again at once.
 	Used      bool `json:"used,omitempty"`
 	Triggered bool `json:"triggered,omitempty"`
 
@@ -49,8 +49,8 @@ type response struct {
 }
 
 const (
-	// maxRequest bounds a request, in bytes, maxClients how many are answered at once. requestLimit is how long a client
-	// may take to send one, moveLimit how long an answer may take.
+	// maxRequest bounds a request, in bytes, maxClients how many are answered at once. requestLimit
+	// is how long a client may take to send one, moveLimit how long an answer may take.
 	maxRequest   = 4 << 10
 	maxClients   = 64
 	requestLimit = 5 * time.Second
@@ -59,8 +59,8 @@ const (
 	settle = time.Second
 	// failedFor is how long a component that could not be attached is not attached again by its stand-ins.
 	failedFor = 5 * time.Minute
-	// othersLimit is how long a stand-in waits while another component is attached or detached. A unit of that one may wait
-	// for the unit of this stand-in.
+	// othersLimit is how long a stand-in waits while another component is attached or detached. A
+	// unit of that one may wait for the unit of this stand-in.
 	othersLimit = 2 * time.Minute
 	// userClients is how many clients of one user other than root are answered at once.
 	userClients = 8
@@ -182,7 +182,8 @@ func (s *Server) client(ctx context.Context, connection *net.UnixConn) {
 func (s *Server) tell(asked request, err error) string {
 	s.Say(fmt.Errorf("components on demand: %w", err))
 	if asked.uid != 0 && errors.Is(err, errRolledBack) {
-		return fmt.Sprintf("component %q could not be attached; root finds the reason with: journalctl -u %s", asked.Name, paths.AgentUnit)
+		return fmt.Sprintf("component %q could not be attached; root finds the reason with: journalctl -u %s",
+			asked.Name, paths.AgentUnit)
 	}
 	return err.Error()
 }
@@ -332,8 +333,9 @@ func (s *Server) move(ctx context.Context, asked request, with bool) error {
 		}
 		end()
 		if !asked.Triggered {
-			return fmt.Errorf("component %q could not be attached, and is not tried again before %v have passed; sharedos component add %[1]s "+
-				"tries at once", asked.Name, rest.Round(time.Second))
+			return fmt.Errorf(
+				"component %q could not be attached, and is not tried again before %v have passed; sharedos "+
+					"component add %[1]s tries at once", asked.Name, rest.Round(time.Second))
 		}
 		select {
 		case <-ctx.Done():
@@ -403,9 +405,10 @@ func (s *Server) idle(ctx context.Context) (refresh.Status, error) {
 	}
 }
 
-// begin starts the refresh that attaches or detaches a component, and returns between which stacks. These are the same if
-// nothing is to be done. The error is errFaster if the host has started a refresh meanwhile, whatever its target is.
-func (s *Server) begin(ctx context.Context, running release.Stack, name string, with bool) (from, to release.Stack, err error) {
+// begin starts the refresh that attaches or detaches a component, and returns between which stacks. These are the same
+// if nothing is to be done. The error is errFaster if the host has started a refresh meanwhile, whatever its target is.
+func (s *Server) begin(ctx context.Context, running release.Stack, name string,
+	with bool) (from, to release.Stack, err error) {
 	from, to = running, running
 	err = s.withOffer(func(o offer) error {
 		before, err := o.running(running)
@@ -444,14 +447,16 @@ func (s *Server) request(target *agentapi.Target) (*agentapi.RefreshRequest, err
 		return nil, err
 	}
 	return &agentapi.RefreshRequest{
-		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live), SettleMs: settle.Milliseconds(),
-		Policy: last.GetPolicy(), KeepFiles: last.GetKeepFiles(), Purge: last.GetPurge(), HealthChecks: last.GetHealthChecks(),
+		Target: target, Own: true, MaxImpact: agentapi.Level_RESTART, Strategy: string(refresh.Live),
+		SettleMs: settle.Milliseconds(),
+		Policy:   last.GetPolicy(), KeepFiles: last.GetKeepFiles(), Purge: last.GetPurge(),
+		HealthChecks:     last.GetHealthChecks(),
 		RestartTimeoutMs: last.GetRestartTimeoutMs(),
 	}, nil
 }
 
-// closeUnused closes the layers that only the earlier stack has. What is still in use stays open until the host detaches
-// it.
+// closeUnused closes the layers that only the earlier stack has. What is still in use stays open
+// until the host detaches it.
 func (s *Server) closeUnused(ctx context.Context, from, to release.Stack) {
 	for _, layer := range from.Layers {
 		if slices.ContainsFunc(to.Layers, func(l release.Layer) bool { return l.ID == layer.ID }) {

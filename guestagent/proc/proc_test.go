@@ -185,7 +185,8 @@ func TestOnlyLinesOfMapsWithAFileAreMappings(t *testing.T) {
 				return err
 			})
 		})
-		if err != nil || len(got) != min(1, len(want.Path)) || len(got) == 1 && string(got[0].Path) != string(want.Path) {
+		if err != nil || len(got) != min(1, len(want.Path)) ||
+			len(got) == 1 && string(got[0].Path) != string(want.Path) {
 			t.Errorf("%q: %d mappings, %v", line, len(got), err)
 		}
 	}

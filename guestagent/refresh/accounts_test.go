@@ -24,7 +24,8 @@ func (w *world) withAccount(owned string) {
 		{Path: library, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte("library two"))},
 		{Path: "var", Type: tree.Directory, Mode: 0o755},
 	}
-	entries = append(entries, tree.Entry{Path: owned, Type: tree.Regular, Mode: 0o600, UID: 990, Size: 1, Digest: tree.Sum([]byte("key"))})
+	entries = append(entries,
+		tree.Entry{Path: owned, Type: tree.Regular, Mode: 0o600, UID: 990, Size: 1, Digest: tree.Sum([]byte("key"))})
 	t, err := tree.New(entries, nil)
 	if err != nil {
 		w.t.Fatal(err)
@@ -47,7 +48,8 @@ func TestARefreshIsRefusedIfFilesOfUsrWouldBelongToAnAccountOfTheVM(t *testing.T
 		"a key below /usr":      {"usr/lib/svc.key", local, true},
 		"data of the VM":        {"var/data", local, false},
 		"nobody has the number": {"usr/lib/svc.key", etcmerge.AccountTexts{"etc/passwd": "root:x:0:0::/:\nme:x:991:990::/:\n"}, false},
-		"the account is here":   {"usr/lib/svc.key", etcmerge.AccountTexts{"etc/passwd": "root:x:0:0::/:\nsvc:x:990:990::/:\n"}, false},
+		"the account is here": {"usr/lib/svc.key",
+			etcmerge.AccountTexts{"etc/passwd": "root:x:0:0::/:\nsvc:x:990:990::/:\n"}, false},
 		"there are no accounts": {"usr/lib/svc.key", etcmerge.AccountTexts{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +71,8 @@ func TestARefreshIsRefusedIfFilesOfUsrWouldBelongToAnAccountOfTheVM(t *testing.T
 			if !test.refused {
 				return
 			}
-			if _, err := e.Assess(t.Context(), &agentapi.AssessRequest{Target: request.Target}); !errors.Is(err, ErrAccounts) {
+			if _, err := e.Assess(t.Context(),
+				&agentapi.AssessRequest{Target: request.Target}); !errors.Is(err, ErrAccounts) {
 				t.Errorf("the plan says %v", err)
 			}
 			report := w.refresh(e, request).Report

@@ -64,7 +64,8 @@ func TestWhatABootLoadsIsPendingUntilTheBoot(t *testing.T) {
 	}
 	// One of the files is as it was loaded again. The other has not changed.
 	w.give("two", "three")
-	if status := w.refresh(e, w.ask("two", "three")); loadedLater(status.Pending) != sysctls || loadedLater(status.Report.GetPending()) != sysctls ||
+	if status := w.refresh(e, w.ask("two", "three")); loadedLater(status.Pending) != sysctls ||
+		loadedLater(status.Report.GetPending()) != sysctls ||
 		loadedLater(status.Report.GetImpact().GetPending()) != sysctls {
 		t.Errorf("after the next refresh: %q; %v", status.Pending, status.Report)
 	}
@@ -83,7 +84,8 @@ func TestARungLoadsWhatABootLoads(t *testing.T) {
 		w := loading(t)
 		d := w.refreshBy(rung)
 		report := d.status.Report
-		if !report.GetCommitted() || loadedLater(report.GetImpact().GetPending()) != want || loadedLater(report.GetPending()) != want || loadedLater(d.status.Pending) != want {
+		if !report.GetCommitted() || loadedLater(report.GetImpact().GetPending()) != want ||
+			loadedLater(report.GetPending()) != want || loadedLater(d.status.Pending) != want {
 			t.Errorf("%s: %q; %v", rung, d.status.Pending, report)
 		}
 		d.stop()
@@ -103,13 +105,15 @@ func TestARefreshThatIsRolledBackLeavesNothingToLoad(t *testing.T) {
 
 // A file of which the VM's own version stays has not changed.
 func TestAFileThatStaysIsNotLoaded(t *testing.T) {
-	for kind, want := range map[etcmerge.Kind]string{etcmerge.Changed: sysctls, etcmerge.Restricted: sysctls + " " + modprobes} {
+	for kind, want := range map[etcmerge.Kind]string{etcmerge.Changed: sysctls,
+		etcmerge.Restricted: sysctls + " " + modprobes} {
 		w := loading(t)
 		w.conflicts = []etcmerge.Conflict{{Path: modprobes, Kind: kind, Reason: "both changed it"}}
 		e, stop := w.engine()
 		w.give("one", "two")
 		status := w.refresh(e, w.ask("one", "two"))
-		if !status.Report.GetCommitted() || loadedLater(status.Pending) != want || loadedLater(status.Report.GetPending()) != want {
+		if !status.Report.GetCommitted() || loadedLater(status.Pending) != want ||
+			loadedLater(status.Report.GetPending()) != want {
 			t.Errorf("%s: %q; %v", kind, status.Pending, status.Report)
 		}
 		stop()

@@ -24,7 +24,8 @@ type blow struct {
 }
 
 func (b blow) String() string {
-	name := map[fault]string{failing: "fails", dyingBefore: "dies before", dyingWithin: "dies within", dyingAfter: "dies after"}[b.fault]
+	name := map[fault]string{failing: "fails", dyingBefore: "dies before", dyingWithin: "dies within",
+		dyingAfter: "dies after"}[b.fault]
 	if b.powerCut {
 		name = strings.Replace(name, "dies", "loses power", 1)
 	}
@@ -95,8 +96,10 @@ func TestOldOrNewWhenTheWayOutIsCutOffAsWell(t *testing.T) {
 				for atOnce, first := 1, 1; ; first++ {
 					enough := false
 					for second := 1; !enough; second++ {
-						outcome, reached := endure(t, atOnce, sick, blow{first, dyingAfter, kind.first}, blow{second, dyingWithin, kind.second})
-						if reached == 0 && (atOnce == 2 || kind.first) { // what a power cut ended begins again with a boot
+						outcome, reached := endure(t, atOnce, sick, blow{first, dyingAfter, kind.first},
+							blow{second, dyingWithin, kind.second})
+						if reached == 0 && (atOnce == 2 ||
+							kind.first) { // what a power cut ended begins again with a boot
 							matrix.Record(t, kind.name, step, told(outcomes))
 							return
 						}
@@ -156,7 +159,8 @@ func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
 					w.powerCut()
 				}
 				e, stop = w.engine()
-				if started, err := e.Refresh(w.ask("one", "two")); started || err != nil && !errors.Is(err, journal.ErrDamaged) {
+				if started, err := e.Refresh(w.ask("one", "two")); started ||
+					err != nil && !errors.Is(err, journal.ErrDamaged) {
 					t.Fatalf("%v: a refresh on top of it: %v, %v", b, started, err)
 				}
 				stop()
@@ -170,7 +174,8 @@ func TestOldOrNewWhenTheJournalIsLost(t *testing.T) {
 				outcomes[outcome]++
 				if outcome == "one" {
 					w.give("one", "two")
-					if again := w.refresh(e, w.ask("one", "two")); !again.Report.GetCommitted() || w.whole(again) != nil {
+					if again := w.refresh(e, w.ask("one", "two")); !again.Report.GetCommitted() ||
+						w.whole(again) != nil {
 						t.Fatalf("%v: the next refresh: %v", b, again.Report)
 					}
 				}
@@ -252,7 +257,8 @@ func endure(t tester, atOnce int, sick bool, blows ...blow) (outcome string, rea
 		}
 	}
 	outcome = w.name(w.usr)
-	told := slices.ContainsFunc(status.Report.GetPending(), func(line string) bool { return strings.Contains(line, "network") })
+	told := slices.ContainsFunc(status.Report.GetPending(),
+		func(line string) bool { return strings.Contains(line, "network") })
 	if network && w.boot == boot && !w.network && !told {
 		t.Fatalf("%v: the network has lost what was added by hand; report %v; log %v", blows, status.Report, w.log)
 	}

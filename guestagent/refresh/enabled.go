@@ -45,7 +45,8 @@ func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) er
 	if err != nil {
 		return err
 	}
-	if err := r.enter(r.record.State, func(record *Record) { record.Enabled = union(slices.Clone(record.Enabled), names) }); err != nil {
+	if err := r.enter(r.record.State,
+		func(record *Record) { record.Enabled = union(slices.Clone(record.Enabled), names) }); err != nil {
 		return err
 	}
 	r.observed = nil // it may not stay so with these units
@@ -60,7 +61,8 @@ func (r *run) startEnabled(ctx context.Context, facts map[string]impact.Unit) er
 // makeSecrets starts the units that make secrets which the VM lacks, before the units that may need them are restarted.
 func (r *run) makeSecrets(ctx context.Context) error {
 	for _, name := range r.record.Generate {
-		if !slices.ContainsFunc(r.record.NewlyEnabled, func(s impact.Start) bool { return s.Unit == name && s.Skipped == "" }) {
+		if !slices.ContainsFunc(r.record.NewlyEnabled,
+			func(s impact.Start) bool { return s.Unit == name && s.Skipped == "" }) {
 			r.generate(ctx, []string{name})
 			continue
 		}
@@ -75,7 +77,8 @@ func (r *run) makeSecrets(ctx context.Context) error {
 func (r *run) started(unit string) bool {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	return slices.ContainsFunc(r.report.GetStarts(), func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit && s.GetSkipped() == "" })
+	return slices.ContainsFunc(r.report.GetStarts(),
+		func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit && s.GetSkipped() == "" })
 }
 
 // ErrUnit means that a unit does not start that came with a component.
@@ -91,7 +94,8 @@ func (r *run) attaches() (bool, error) {
 		}
 	}
 	for _, is := range t.to.manifest.Components {
-		if !slices.ContainsFunc(t.from.manifest.Components, func(was release.Member) bool { return was.Name == is.Name }) {
+		if !slices.ContainsFunc(t.from.manifest.Components,
+			func(was release.Member) bool { return was.Name == is.Name }) {
 			return true, nil
 		}
 	}
@@ -134,7 +138,8 @@ func (r *run) startUnit(ctx context.Context, name string, wanted []impact.Start)
 
 func (r *run) noteStart(start *agentapi.UnitStart) {
 	r.note(func(report *agentapi.Report) {
-		report.Starts = slices.DeleteFunc(report.Starts, func(s *agentapi.UnitStart) bool { return s.GetUnit() == start.GetUnit() })
+		report.Starts = slices.DeleteFunc(report.Starts,
+			func(s *agentapi.UnitStart) bool { return s.GetUnit() == start.GetUnit() })
 		report.Starts = append(report.Starts, start)
 	})
 }

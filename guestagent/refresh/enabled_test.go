@@ -48,8 +48,9 @@ func TestAUnitThatAReleaseEnablesIsStarted(t *testing.T) {
 	}{
 		"as a package manager would": {want: plain, planned: plain, runs: true},
 		"not if its target is not active": {
-			world: func(w *world) { w.active = nil },
-			want:  plain + " skipped: multi-user.target is not active", planned: plain + " skipped: multi-user.target is not active",
+			world:   func(w *world) { w.active = nil },
+			want:    plain + " skipped: multi-user.target is not active",
+			planned: plain + " skipped: multi-user.target is not active",
 		},
 		"not if it is disabled here": {
 			world: func(w *world) { w.notStartable = map[string]string{"new.service": "it is disabled here"} },
@@ -63,7 +64,8 @@ func TestAUnitThatAReleaseEnablesIsStarted(t *testing.T) {
 			request: func(r *agentapi.RefreshRequest) {
 				r.Policy = &agentapi.UnitPolicy{Units: map[string]string{"new.service": "report"}}
 			},
-			want: plain + " skipped: the policy is to report it", planned: plain + " skipped: the policy is to report it",
+			want:    plain + " skipped: the policy is to report it",
+			planned: plain + " skipped: the policy is to report it",
 		},
 		"and its failure is reported: it was not healthy before": {
 			world: func(w *world) { w.broken = map[string]tree.Digest{"new.service": w.releases["three"].stack.Base} },
@@ -117,7 +119,8 @@ func (w *world) withComponent(name string) *made {
 	w.t.Helper()
 	base := w.releases[name]
 	component := &release.Manifest{
-		Schema: release.Schema, Kind: release.Component, Name: "web", Sequence: 1, BuiltOn: base.stack.Base, Architecture: "amd64", OS: "Debian",
+		Schema: release.Schema, Kind: release.Component, Name: "web", Sequence: 1, BuiltOn: base.stack.Base,
+		Architecture: "amd64", OS: "Debian",
 		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer web")), DataSize: 4096, Size: 8192, Delta: true}},
 		Contents: base.manifest.Contents,
 	}
@@ -168,7 +171,8 @@ func TestAComponentWhoseUnitFailsIsRolledBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := name == "not at all"; status.Report.GetCommitted() != want || !want && !strings.Contains(status.Report.GetError(), "new.service") {
+			if want := name == "not at all"; status.Report.GetCommitted() != want ||
+				!want && !strings.Contains(status.Report.GetError(), "new.service") {
 				t.Errorf("%v", status.Report)
 			}
 			if _, runs := w.services["new.service"]; runs != (name == "not at all") {
@@ -272,7 +276,8 @@ func TestAnEnabledUnitSurvivesARestartOfTheAgent(t *testing.T) {
 			}
 		})
 	}
-	matrix.Record(t, "the agent is stopped", "while it starts a unit that the release enables", "the unit runs on new, and not on old")
+	matrix.Record(t, "the agent is stopped", "while it starts a unit that the release enables",
+		"the unit runs on new, and not on old")
 }
 
 // Only what ran before counts as broken after a start of the new stack.
@@ -314,7 +319,8 @@ func TestSecretsAreMadeBetweenTheReloadAndTheRestarts(t *testing.T) {
 			made = "start " + unit
 		}
 		at := slices.Index(w.log, made)
-		if at < 0 || at < slices.Index(w.log, "reexecute") || at > slices.Index(w.log, "restart a.service") || count(w.log, made) != 1 {
+		if at < 0 || at < slices.Index(w.log, "reexecute") || at > slices.Index(w.log, "restart a.service") ||
+			count(w.log, made) != 1 {
 			t.Errorf("enabled %v: %v", enabled, w.log)
 		}
 		reported := slices.ContainsFunc(report.GetStarts(), func(s *agentapi.UnitStart) bool {
@@ -373,8 +379,8 @@ func TestAStandInIsTakenOver(t *testing.T) {
 	}
 }
 
-// What a unit of a component has started itself, such as a unit that it wants, does not run on after a rollback. A unit of
-// that name that ran before does.
+// What a unit of a component has started itself, such as a unit that it wants, does not run on
+// after a rollback. A unit of that name that ran before does.
 func TestWhatAFailedUnitHasStartedIsStopped(t *testing.T) {
 	for name, before := range map[string]bool{"it did not run before": false, "it ran before": true} {
 		t.Run(name, func(t *testing.T) {
@@ -418,7 +424,8 @@ func TestAComponentWithAnInitScriptComesAndGoes(t *testing.T) {
 			e, stop := w.engine()
 			w.give("one", "three")
 			report := w.refresh(e, w.ask("one", "three")).Report
-			if got := starts(report.GetImpact()); got != unit+" by multi-user.target" || report.GetCommitted() == fails {
+			if got := starts(report.GetImpact()); got != unit+" by multi-user.target" ||
+				report.GetCommitted() == fails {
 				t.Errorf("%s: the plan says %q: %v", name, got, report)
 			}
 			if _, runs := w.services[unit]; runs == fails {
@@ -438,7 +445,8 @@ func TestAComponentWithAnInitScriptComesAndGoes(t *testing.T) {
 		defer stop()
 		w.give("one", "two")
 		report := w.refresh(e, w.ask("one", "two")).Report
-		planned := slices.ContainsFunc(report.GetImpact().GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit })
+		planned := slices.ContainsFunc(report.GetImpact().GetUnits(),
+			func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit })
 		if _, runs := w.services[unit]; runs || !planned || !report.GetCommitted() {
 			t.Errorf("it runs: %v; it is in the plan: %v; %v", runs, planned, report)
 		}

@@ -209,7 +209,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	if record.State == Idle || record.State == "" {
 		if !sameBoot {
 			// Earlier refreshes are over: the root was assembled again.
-			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Boot: record.Boot}
+			record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted,
+				Generation: e.Generation, Boot: record.Boot}
 			// Only /etc may still have to be settled, if the journal of an earlier refresh was lost.
 			e.report = e.Moved
 			if err := e.Etc.End(ctx, e.Booted); err != nil {
@@ -253,8 +254,8 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
-// loadedAnew forgets the files that the start of this stack has loaded: all of them, or, if it was a soft-reboot, those that
-// it loads.
+// loadedAnew forgets the files that the start of this stack has loaded: all of them, or, if it was
+// a soft-reboot, those that it loads.
 func loadedAnew(record *Record, boot string) {
 	if record.BootID != boot {
 		record.Boot, record.NextBoot = nil, nil
@@ -267,7 +268,8 @@ func loadedAnew(record *Record, boot string) {
 // startDamaged replaces a damaged journal by a new one, since an agent that did not start could not
 // report the damage. No refresh starts in this boot, because nobody knows how far an earlier one got.
 func (e *Engine) startDamaged(boot, root string, cause error) error {
-	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted, Generation: e.Generation, Damaged: cause.Error()}
+	e.record = Record{State: Idle, BootID: boot, Root: root, Running: e.Booted,
+		Generation: e.Generation, Damaged: cause.Error()}
 	// A stack that was committed in this boot is the running one. If that is unknown, too, assume the booted one.
 	if stack, generation, found, err := e.Records.Committed(); err == nil && found && generation > e.Generation {
 		e.record.Running, e.record.Generation = stack, generation
@@ -341,9 +343,10 @@ func message(rung Rung, a *impact.Assessment) *agentapi.Impact {
 	return impact
 }
 
-// AssessFiles returns what uses files of this VM that differ, without a move to another stack, and what systemd knows of
-// these units.
-func (e *Engine) AssessFiles(ctx context.Context, changes *impact.Changes, policy *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error) {
+// AssessFiles returns what uses files of this VM that differ, without a move to another stack, and
+// what systemd knows of these units.
+func (e *Engine) AssessFiles(ctx context.Context, changes *impact.Changes,
+	policy *agentapi.UnitPolicy) (*impact.Assessment, map[string]impact.Unit, error) {
 	kernel, err := e.System.Kernel()
 	if err != nil {
 		return nil, nil, err
@@ -374,13 +377,15 @@ func (e *Engine) assess(ctx context.Context, changes *impact.Changes, kernel str
 		return nil, nil, fmt.Errorf("assess the impact: %w", err)
 	}
 	policy.ByAliases(snapshot.Units, changes)
-	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running, kernel, e.System.Obstacle()
+	policy.Agent, policy.RunningKernel, policy.TargetKernel, policy.Obstacle = e.Agent, running,
+		kernel, e.System.Obstacle()
 	return impact.Assess(changes, snapshot, policy), snapshot.Units, nil
 }
 
 // stillOld returns the interpreted code that comes from earlier stacks.
 func stillOld(record Record) []impact.Interpreted {
-	return slices.DeleteFunc(slices.Clone(record.Interpreted), func(i impact.Interpreted) bool { return record.Running.HasKey(i.Stack) })
+	return slices.DeleteFunc(slices.Clone(record.Interpreted),
+		func(i impact.Interpreted) bool { return record.Running.HasKey(i.Stack) })
 }
 
 // OldCode returns the processes that run old code now ("unit pid path"), whichever refresh of this boot brought the new
@@ -487,10 +492,12 @@ func (e *Engine) Refresh(request *agentapi.RefreshRequest) (started bool, err er
 		return false, nil
 	}
 	e.flight = &flight{to: to.stack}
-	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack), State: agentapi.State_IDLE}
+	e.report = &agentapi.Report{From: agentapi.NewStack(e.record.Running), To: agentapi.NewStack(to.stack),
+		State: agentapi.State_IDLE}
 	e.record = Record{
 		State: Idle, BootID: e.record.BootID, Root: e.record.Root, Starts: 1, From: e.record.Running, To: to.stack,
-		Running: e.record.Running, Generation: e.record.Generation, Interpreted: e.record.Interpreted, Boot: e.record.Boot,
+		Running: e.record.Running, Generation: e.record.Generation,
+		Interpreted: e.record.Interpreted, Boot: e.record.Boot,
 		Revive: revived(e.record, to.stack, request),
 	}
 	request, _ = proto.Clone(request).(*agentapi.RefreshRequest)

@@ -44,7 +44,8 @@ func TestARefreshEndsOnTheNewStack(t *testing.T) {
 	}
 	var journal []string
 	for _, op := range w.log {
-		if state, is := strings.CutPrefix(op, "journal "); is && (len(journal) == 0 || journal[len(journal)-1] != state) {
+		if state, is := strings.CutPrefix(op, "journal "); is &&
+			(len(journal) == 0 || journal[len(journal)-1] != state) {
 			journal = append(journal, state)
 		}
 	}
@@ -237,7 +238,8 @@ func TestAServiceThatDoesNotComeBackRollsBack(t *testing.T) {
 			request := w.ask("one", "two")
 			request.SettleMs = 600
 			status := w.refresh(e, request)
-			if all := status.Report.GetConflictDetails(); len(all) != 1 || all[0].GetKind() != string(etcmerge.LeftInPlace) {
+			if all := status.Report.GetConflictDetails(); len(all) != 1 ||
+				all[0].GetKind() != string(etcmerge.LeftInPlace) {
 				t.Errorf("what stays is not reported: %v", status.Report)
 			}
 			if status.Report.GetCommitted() || status.Report.GetRefused() || !status.Report.GetDone() ||
@@ -268,7 +270,8 @@ func TestARestartHasItsTimeoutAndTheWayBackHasNot(t *testing.T) {
 	if status := w.refresh(e, request); status.Report.GetCommitted() || w.whole(status) != nil {
 		t.Fatalf("%v", status.Report)
 	}
-	if there, back := w.within["restart b.service"], w.within["restore b.service"]; there <= 0 || there > 5*time.Second || back < time.Minute {
+	if there, back := w.within["restart b.service"],
+		w.within["restore b.service"]; there <= 0 || there > 5*time.Second || back < time.Minute {
 		t.Errorf("a restart had %s, and the way back %s: %v", there, back, w.within)
 	}
 }
@@ -283,7 +286,8 @@ func TestACheckThatWasBadBeforeFailsNothing(t *testing.T) {
 	if !status.Report.GetCommitted() {
 		t.Errorf("%v", status.Report)
 	}
-	if unchecked := status.Report.GetUnchecked(); len(unchecked) != 1 || !strings.Contains(unchecked[0], "web: status 500") {
+	if unchecked := status.Report.GetUnchecked(); len(unchecked) != 1 ||
+		!strings.Contains(unchecked[0], "web: status 500") {
 		t.Errorf("as unchecked it tells %q", unchecked)
 	}
 }
@@ -303,9 +307,10 @@ func TestADamagedJournalIsToldAndNothingBeginsOnTopOfIt(t *testing.T) {
 		e, stop = w.engine()
 		w.give("one", "two")
 		status, err := e.Status()
-		if err != nil || status.Stack.Base != w.releases["two"].stack.Base || !slices.ContainsFunc(status.Pending, func(pending string) bool {
-			return strings.Contains(pending, "restart the VM") && strings.Contains(pending, "end of JSON")
-		}) {
+		if err != nil || status.Stack.Base != w.releases["two"].stack.Base ||
+			!slices.ContainsFunc(status.Pending, func(pending string) bool {
+				return strings.Contains(pending, "restart the VM") && strings.Contains(pending, "end of JSON")
+			}) {
 			t.Errorf("it is %+v, %v", status, err)
 		}
 		if started, err := e.Refresh(w.ask("two", "one")); started || !errors.Is(err, journal.ErrDamaged) {
@@ -407,7 +412,8 @@ func TestAUnitThatIsRestartedWithAnotherOneIsNotRestartedAgain(t *testing.T) {
 	defer stop()
 	w.give("one", "two")
 	status := w.refresh(e, w.ask("one", "two"))
-	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 || countOf(w.log, "restart b.service") != 0 {
+	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 ||
+		countOf(w.log, "restart b.service") != 0 {
 		t.Errorf("%v, %v", w.log, status.Report)
 	}
 	if got := restartedUnits(status.Report); !slices.Equal(got, []string{"a.service", "b.service", "init.scope"}) {
@@ -423,7 +429,8 @@ func TestThePolicyLeavesUnitsAndTellsWhich(t *testing.T) {
 	request := w.ask("one", "two")
 	request.Policy = &agentapi.UnitPolicy{Default: "report", Units: map[string]string{"a.service": "restart"}}
 	status := w.refresh(e, request)
-	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 || countOf(w.log, "restart b.service") != 0 {
+	if !status.Report.GetCommitted() || countOf(w.log, "restart a.service") != 1 ||
+		countOf(w.log, "restart b.service") != 0 {
 		t.Errorf("%v, %v", w.log, status.Report)
 	}
 	left := status.Report.GetLeft()
@@ -431,7 +438,8 @@ func TestThePolicyLeavesUnitsAndTellsWhich(t *testing.T) {
 		!slices.Equal(left, status.Report.GetImpact().GetLeft()) {
 		t.Errorf("left are %q, and assessed %q", left, status.Report.GetImpact().GetLeft())
 	}
-	if remaining := status.Report.GetRemaining(); len(remaining) != 1 || !strings.HasPrefix(remaining[0], "b.service ") {
+	if remaining := status.Report.GetRemaining(); len(remaining) != 1 ||
+		!strings.HasPrefix(remaining[0], "b.service ") {
 		t.Errorf("remaining are %q", remaining)
 	}
 	request.Policy.Default = "all"
@@ -478,7 +486,12 @@ func TestTheTimeToStayGoodBeginsWithTheLastRestart(t *testing.T) {
 		"a moment ago":         func(r *run) { r.observed.at = time.Now() },
 		"a unit started again": func(r *run) { r.observed.running["b.service"]++ },
 		"a unit runs only now": func(r *run) { delete(r.observed.running, "b.service") },
-		"a check was not good": func(r *run) { w.unhealthy = w.usr; r.observe(t.Context()); w.unhealthy = tree.Digest{} },
+		"a check was not good": func(r *run) {
+			w.unhealthy = w.usr
+			r.observe(
+				t.Context())
+			w.unhealthy = tree.Digest{}
+		},
 	} {
 		if err := settle(change); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s: %v", name, err)
@@ -494,7 +507,8 @@ func TestAFullDiskIsToldAsSuch(t *testing.T) {
 	defer stop()
 	w.give("one", "two")
 	status := w.refresh(e, w.ask("one", "two"))
-	if report := status.Report; report.GetCommitted() || !report.GetRefused() || report.GetError() != errNoRoom.Error() {
+	if report := status.Report; report.GetCommitted() || !report.GetRefused() ||
+		report.GetError() != errNoRoom.Error() {
 		t.Errorf("it ended with %v", report)
 	}
 	if err := w.whole(status); err != nil {

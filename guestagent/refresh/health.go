@@ -40,8 +40,8 @@ func timeout(check *agentapi.HealthCheck) time.Duration {
 	return min(given, maxTimeout)
 }
 
-// healthy returns the names of the checks that are good now, and the bad ones, each with the reason. A check that is bad
-// before a refresh says nothing about the refresh. All are made at the same time, since a bad one can take long.
+// healthy returns the names of the checks that are good now, and the bad ones, each with the reason. A check that is
+// bad before a refresh says nothing about the refresh. All are made at the same time, since a bad one can take long.
 func healthy(ctx context.Context, health Health, checks []*agentapi.HealthCheck) (good, bad []string) {
 	failed := make([]error, len(checks))
 	var attempts sync.WaitGroup
@@ -146,7 +146,8 @@ func (r *run) become(ctx context.Context, check *agentapi.HealthCheck) error {
 }
 
 func (r *run) unhealthy(ctx context.Context, check *agentapi.HealthCheck, cause error) error {
-	return withFailures(ctx, r.Units, check, r.record.Planned, fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause))
+	return withFailures(ctx, r.Units, check, r.record.Planned,
+		fmt.Errorf("health check %q: %w: %w", check.GetName(), ErrHealth, cause))
 }
 
 // Check makes health checks once, and returns those that fail, in their order.
@@ -169,7 +170,8 @@ func (e *Engine) Check(ctx context.Context, checks []*agentapi.HealthCheck) (fai
 	return failed
 }
 
-// withFailures adds to the error of a health check what its unit logged last. planned are the units that the last refresh renewed.
+// withFailures adds to the error of a health check what its unit logged last. planned are the units
+// that the last refresh renewed.
 func withFailures(ctx context.Context, units Units, check *agentapi.HealthCheck, planned []Planned, err error) error {
 	if unit := check.GetUnit(); unit != "" {
 		return fmt.Errorf("%w: %s", err, units.Failure(ctx, unit))

@@ -82,7 +82,8 @@ func climb(strategy Rung, live *impact.Assessment, kernel kernels, in obstacles)
 		a.Level, a.Left, a.Remaining = levelOf(rung), nil, nil
 		outlasting := impact.BootTexts(impact.Outlasting(live.Boot, a.Level))
 		a.Pending = slices.DeleteFunc(a.Pending, func(p string) bool {
-			return !slices.Contains(outlasting, p) && (height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting)
+			return !slices.Contains(outlasting, p) &&
+				(height(rung) >= height(Kexec) || slices.Contains(live.Pending, p) && p != waiting)
 		})
 	}
 	if height(rung) > height(strategy) {
@@ -100,14 +101,16 @@ func dropsOf(rung Rung, networkChanges bool) string {
 	switch rung {
 	case SoftReboot:
 		if networkChanges {
-			return "a soft-reboot restarts the network manager, and the release changes its configuration: of the addresses, " +
-				"routes, rules and neighbours that were added by hand only those are added again that cannot be its own" + firewall
+			return "a soft-reboot restarts the network manager, and the release changes its configuration: of the " +
+				"addresses, routes, rules and neighbours that were added by hand only those are added again that " +
+				"cannot be its own" + firewall
 		}
-		return "a soft-reboot restarts the network manager: addresses, routes, rules and neighbours that were added by hand " +
-			"are added again" + firewall
+		return "a soft-reboot restarts the network manager: addresses, routes, rules and neighbours that were added " +
+			"by hand are added again" + firewall
 	case Kexec, Reboot:
-		return fmt.Sprintf("a %s starts another kernel: addresses, routes, rules of the network and of the packet filter, mounts "+
-			"and kernel settings that were made by hand are gone", rung)
+		return fmt.Sprintf(
+			"a %s starts another kernel: addresses, routes, rules of the network and of the packet filter, mounts "+
+				"and kernel settings that were made by hand are gone", rung)
 	}
 	return ""
 }

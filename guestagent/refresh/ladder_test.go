@@ -10,7 +10,8 @@ import (
 )
 
 func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
-	const restart, soft, kexecs, reboot = agentapi.Level_RESTART, agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT
+	const restart, soft, kexecs, reboot = agentapi.Level_RESTART, agentapi.Level_SOFT_REBOOT,
+		agentapi.Level_KEXEC, agentapi.Level_REBOOT
 	same, other := kernels{"6.1", "6.1"}, kernels{"6.1", "6.2"}
 	old := obstacles{SoftReboot: "systemd 252 has no soft-reboot"}
 	for name, test := range map[string]struct {
@@ -58,7 +59,8 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 		"no kexec here: the kernel waits, with the reason": {strategy: Kexec, level: restart, kernel: other,
 			in: obstacles{Kexec: "it is locked"}, want: Live, impact: restart, pending: "it is locked"},
 		"no kexec here, and more than the kernel: both wait": {strategy: Kexec, level: soft, kernel: other,
-			in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot, impact: reboot, reason: "it is locked",
+			in: obstacles{SoftReboot: "old", Kexec: "it is locked"}, want: NextBoot,
+			impact: reboot, reason: "it is locked",
 			pending: "it takes reboot"},
 		"an obstacle that concerns nothing is not even named": {strategy: Live, level: restart, kernel: same, in: old,
 			want: Live, impact: restart, pending: "-"},
@@ -66,7 +68,8 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			live := &impact.Assessment{Level: test.level}
 			if test.level > restart {
-				live.Reasons, live.Pending = []string{"the loader differs"}, []string{"dbus.service: a soft-reboot renews it"}
+				live.Reasons, live.Pending = []string{"the loader differs"},
+					[]string{"dbus.service: a soft-reboot renews it"}
 			}
 			if test.kernel.differ() {
 				live.Pending = append(live.Pending, impact.KernelPending(test.kernel.running, test.kernel.target))
@@ -88,7 +91,8 @@ func TestTheLowestRungThatDoesWhatIsNeededIsClimbed(t *testing.T) {
 }
 
 func TestAStrategyIsARung(t *testing.T) {
-	for text, want := range map[string]Rung{"": Live, "live": Live, "soft_reboot": SoftReboot, "kexec": Kexec, "reboot": Reboot} {
+	for text, want := range map[string]Rung{"": Live, "live": Live, "soft_reboot": SoftReboot,
+		"kexec": Kexec, "reboot": Reboot} {
 		if got, err := strategyOf(text); err != nil || got != want {
 			t.Errorf("%q: %s, %v", text, got, err)
 		}
@@ -112,7 +116,8 @@ func TestWhatARungDropsIsSaid(t *testing.T) {
 		{SoftReboot, true, "only those are added again that cannot be its own; rules of the packet filter"},
 		{Kexec, false, "a kexec starts another kernel"}, {Reboot, true, "a reboot starts another kernel"},
 	} {
-		if got := dropsOf(test.rung, test.changes); !strings.Contains(got, test.want) || (got == "") != (test.want == "") {
+		if got := dropsOf(test.rung, test.changes); !strings.Contains(got, test.want) ||
+			(got == "") != (test.want == "") {
 			t.Errorf("%s, %v: %q", test.rung, test.changes, got)
 		}
 	}
@@ -121,7 +126,8 @@ func TestWhatARungDropsIsSaid(t *testing.T) {
 	defer stop()
 	w.give("one", "two")
 	request := w.askFor(SoftReboot)
-	planned, err := e.Assess(t.Context(), &agentapi.AssessRequest{Target: request.GetTarget(), Strategy: request.GetStrategy()})
+	planned, err := e.Assess(t.Context(),
+		&agentapi.AssessRequest{Target: request.GetTarget(), Strategy: request.GetStrategy()})
 	if err != nil || !slices.Contains(planned.GetReasons(), dropsOf(SoftReboot, false)) {
 		t.Errorf("%v, %v", planned, err)
 	}
@@ -136,7 +142,8 @@ func TestAllowingMoreNeverInterruptsLess(t *testing.T) {
 				for _, strategy := range rungs {
 					rung, _ := climb(strategy, &impact.Assessment{Level: level}, kernel, in)
 					if at := height(rung); at < before {
-						t.Errorf("%s, %v, %v: %s interrupts less than what allows less: %s", level, kernel, in, strategy, rung)
+						t.Errorf("%s, %v, %v: %s interrupts less than what allows less: %s", level,
+							kernel, in, strategy, rung)
 					} else {
 						before = at
 					}

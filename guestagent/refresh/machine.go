@@ -169,7 +169,8 @@ func refusalOf(cause error) agentapi.Refusal {
 		return agentapi.Refusal_REFUSAL_IMPACT
 	case is(ErrDeferred):
 		return agentapi.Refusal_REFUSAL_STRATEGY
-	case is(ErrTarget, ErrDowngrade, ErrStale, release.ErrSignature, release.ErrManifest, release.ErrSchema, release.ErrContents):
+	case is(ErrTarget, ErrDowngrade, ErrStale, release.ErrSignature, release.ErrManifest,
+		release.ErrSchema, release.ErrContents):
 		return agentapi.Refusal_REFUSAL_TARGET
 	case is(ErrAccounts):
 		return agentapi.Refusal_REFUSAL_ACCOUNTS
@@ -234,7 +235,8 @@ func (r *run) verify(ctx context.Context) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	revive := slices.DeleteFunc(slices.Clone(r.record.Revive), func(unit string) bool { return !slices.Contains(failed, unit) })
+	revive := slices.DeleteFunc(slices.Clone(r.record.Revive),
+		func(unit string) bool { return !slices.Contains(failed, unit) })
 	var planned []Planned
 	var starts []impact.Start
 	var ran, idle []string
@@ -247,8 +249,10 @@ func (r *run) verify(ctx context.Context) (step, error) {
 		return step{}, err
 	}
 	return step{state: Verified, change: func(record *Record) {
-		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed, planned, r.rung, r.before.Left
-		record.NewlyEnabled, record.Ran, record.Idle, record.NextBoot, record.Revive = starts, ran, idle, r.before.Boot, revive
+		record.Baseline, record.Failed, record.Planned, record.Strategy, record.Left = baseline, failed,
+			planned, r.rung, r.before.Left
+		record.NewlyEnabled, record.Ran, record.Idle, record.NextBoot, record.Revive = starts, ran,
+			idle, r.before.Boot, revive
 	}}, nil
 }
 
@@ -281,7 +285,8 @@ func (r *run) readLayers(ctx context.Context) error {
 			continue
 		}
 		if err := r.Layers.Check(ctx, layer); err != nil {
-			return fmt.Errorf("%w: %w; power the VM off and start it, which attaches all layers again", ErrUnreadable, err)
+			return fmt.Errorf("%w: %w; power the VM off and start it, which attaches all layers again", ErrUnreadable,
+				err)
 		}
 	}
 	for _, layer := range added {
@@ -306,11 +311,13 @@ func (r *run) judge(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.rung, r.before, err = r.assessRung(ctx, r.diff.changes, r.record.To.Kernel, r.request.GetPolicy(), strategy); err != nil {
+	if r.rung, r.before, err = r.assessRung(ctx, r.diff.changes, r.record.To.Kernel,
+		r.request.GetPolicy(), strategy); err != nil {
 		return err
 	}
 	r.note(func(report *agentapi.Report) {
-		report.Impact, report.Left, report.Strategy = message(r.rung, r.before), impact.LeftTexts(r.before.Left), string(r.rung)
+		report.Impact, report.Left, report.Strategy = message(r.rung, r.before),
+			impact.LeftTexts(r.before.Left), string(r.rung)
 		if r.rung != Live {
 			report.Pending = r.before.Pending // for a live refresh it is found at the end
 		}
@@ -323,7 +330,8 @@ func (r *run) judge(ctx context.Context) error {
 		return fmt.Errorf("%w: it needs %s, and %s is allowed: %v", ErrImpact, level, allowed, r.before.Reasons)
 	}
 	if r.rung == NextBoot {
-		return fmt.Errorf("%w: it needs %s, and the strategy is %s: %v", ErrDeferred, r.before.Level, strategy, r.before.Reasons)
+		return fmt.Errorf("%w: it needs %s, and the strategy is %s: %v", ErrDeferred, r.before.Level,
+			strategy, r.before.Reasons)
 	}
 	return nil
 }
@@ -382,7 +390,8 @@ func (r *run) carryEtc(ctx context.Context) (generate []string, err error) {
 
 // ownStays are the conflicts in which the VM's own version of a path stays.
 var ownStays = []etcmerge.Kind{
-	etcmerge.Changed, etcmerge.OtherType, etcmerge.Mounted, etcmerge.Protected, etcmerge.Unreadable, etcmerge.Unsupported, etcmerge.Kept,
+	etcmerge.Changed, etcmerge.OtherType, etcmerge.Mounted, etcmerge.Protected, etcmerge.Unreadable,
+	etcmerge.Unsupported, etcmerge.Kept,
 }
 
 // carried returns the files that are now as in the release, or that an earlier refresh has changed.
@@ -390,9 +399,10 @@ func (r *run) carried(files []impact.BootFile) []impact.BootFile {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	return slices.DeleteFunc(slices.Clone(files), func(file impact.BootFile) bool {
-		return !slices.Contains(r.record.Boot, file) && slices.ContainsFunc(r.report.GetConflictDetails(), func(c *agentapi.Conflict) bool {
-			return c.GetPath() == "/"+file.Path && slices.Contains(ownStays, etcmerge.Kind(c.GetKind()))
-		})
+		return !slices.Contains(r.record.Boot, file) &&
+			slices.ContainsFunc(r.report.GetConflictDetails(), func(c *agentapi.Conflict) bool {
+				return c.GetPath() == "/"+file.Path && slices.Contains(ownStays, etcmerge.Kind(c.GetKind()))
+			})
 	})
 }
 
@@ -461,7 +471,8 @@ func (r *run) commit() (step, error) {
 	}
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.Committed, report.State = true, true, agentapi.State_COMMITTED
-		report.Timings = append(report.Timings, &agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})
+		report.Timings = append(report.Timings,
+			&agentapi.Timing{Step: "commit", Micros: time.Since(started).Microseconds()})
 		if err != nil {
 			report.Pending = append(report.Pending, "the agent's records: "+err.Error())
 		}

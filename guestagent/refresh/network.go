@@ -10,9 +10,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
 )
 
-// keepingNetwork restarts a unit. If the unit manages the network, that is kept meanwhile, and not longer: other units that are
-// restarted may change the network on purpose.
-func (r *run) keepingNetwork(ctx context.Context, unit string, restart func() (time.Duration, error)) (time.Duration, error) {
+// keepingNetwork restarts a unit. If the unit manages the network, that is kept meanwhile, and not
+// longer: other units that are restarted may change the network on purpose.
+func (r *run) keepingNetwork(ctx context.Context, unit string,
+	restart func() (time.Duration, error)) (time.Duration, error) {
 	if impact.ManagesNetwork(unit) == impact.NoManager {
 		return restart()
 	}
@@ -55,7 +56,8 @@ func (r *run) keep(ctx context.Context, marks bool) {
 func (r *run) keepNetworkOver(ctx context.Context) {
 	marks := false
 	if r.before != nil { // otherwise another agent has assessed what runs
-		marks = !slices.ContainsFunc(r.before.Names(), func(unit string) bool { return impact.ManagesNetwork(unit) == impact.PlainManager })
+		marks = !slices.ContainsFunc(r.before.Names(),
+			func(unit string) bool { return impact.ManagesNetwork(unit) == impact.PlainManager })
 	}
 	r.keep(ctx, marks)
 }
@@ -78,7 +80,8 @@ func (r *run) releaseNetwork(ctx context.Context, manager string) {
 	}
 	r.note(func(report *agentapi.Report) {
 		for _, line := range missing {
-			line = "the network has lost " + line + "; add it again if it was added by hand, and to the configuration of the network for it to stay"
+			line = "the network has lost " + line +
+				"; add it again if it was added by hand, and to the configuration of the network for it to stay"
 			if !slices.Contains(report.Pending, line) {
 				report.Pending = append(report.Pending, line)
 			}

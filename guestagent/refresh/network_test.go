@@ -41,11 +41,13 @@ func TestTheNetworkIsKeptOverARestartOfItsManager(t *testing.T) {
 			}
 			keep, restart, release := slices.Index(w.log, "keep network"), slices.Index(w.log, "restart "+test.unit),
 				slices.Index(w.log, "release network")
-			if !test.sick && (keep < slices.Index(w.log, "restart a.service") || keep > restart || release != restart+1) {
+			if !test.sick && (keep < slices.Index(w.log, "restart a.service") ||
+				keep > restart || release != restart+1) {
 				t.Errorf("it is kept for too long: %v", w.log)
 			}
 			lost := func(line string) bool {
-				return strings.Contains(line, "the network has lost address 10.0.0.1/24") && strings.Contains(line, "add it again")
+				return strings.Contains(line, "the network has lost address 10.0.0.1/24") &&
+					strings.Contains(line, "add it again")
 			}
 			if slices.ContainsFunc(status.Pending, lost) == test.kept {
 				t.Errorf("pending is %q", status.Pending)
@@ -95,10 +97,13 @@ func TestTheNetworkIsKeptOverASoftReboot(t *testing.T) {
 			}
 			d := w.refreshBy(test.rung)
 			defer d.stop()
-			if d.status.Report.GetCommitted() == test.sick || w.network != test.kept || w.sure != test.sure || w.keptNetwork != nil {
-				t.Errorf("kept %v, sure %v, record %v; %v; %v", w.network, w.sure, w.keptNetwork, d.status.Report, w.log)
+			if d.status.Report.GetCommitted() == test.sick || w.network != test.kept ||
+				w.sure != test.sure || w.keptNetwork != nil {
+				t.Errorf("kept %v, sure %v, record %v; %v; %v", w.network, w.sure,
+					w.keptNetwork, d.status.Report, w.log)
 			}
-			told := slices.ContainsFunc(d.status.Pending, func(line string) bool { return strings.Contains(line, "the network has lost") })
+			told := slices.ContainsFunc(d.status.Pending,
+				func(line string) bool { return strings.Contains(line, "the network has lost") })
 			if told != (test.rung == SoftReboot && !test.kept && !test.sick) {
 				t.Errorf("pending is %q", d.status.Pending)
 			}
@@ -109,8 +114,8 @@ func TestTheNetworkIsKeptOverASoftReboot(t *testing.T) {
 	}
 }
 
-// A commit that fails after a soft-reboot leads back by another one. What is known of the network from before the first is
-// needed until then.
+// A commit that fails after a soft-reboot leads back by another one. What is known of the network
+// from before the first is needed until then.
 func TestTheNetworkIsKeptUntilTheCommitIsDone(t *testing.T) {
 	w := newWorldWith(t, map[string][]string{"two": {"usr/lib/systemd/network/10-x.network"}})
 	w.network, w.broke = true, "commit"
@@ -123,7 +128,8 @@ func TestTheNetworkIsKeptUntilTheCommitIsDone(t *testing.T) {
 	for ; back >= 0 && w.log[back] != "soft-reboot"; back-- {
 		continue
 	}
-	if released := slices.Index(w.log, "release network"); slices.Index(w.log, "soft-reboot") == back || released < back {
+	if released := slices.Index(w.log, "release network"); slices.Index(w.log, "soft-reboot") == back ||
+		released < back {
 		t.Errorf("it was released at %d, and the way back began at %d: %v", released, back, w.log)
 	}
 }

@@ -144,7 +144,8 @@ func (r *run) renewManager(ctx context.Context, changes *impact.Changes, planned
 	} else if stale, err := r.managerIsStale(changes); err != nil {
 		return err
 	} else if stale {
-		if err := r.timed(agentapi.RenewalOf(impact.ManagerUnit), func() error { return r.Units.Reload(ctx) }); err != nil {
+		if err := r.timed(agentapi.RenewalOf(impact.ManagerUnit),
+			func() error { return r.Units.Reload(ctx) }); err != nil {
 			return err
 		}
 	}
@@ -347,8 +348,8 @@ func (r *run) reportRest(ctx context.Context, last *impact.Assessment, back bool
 	return nil
 }
 
-// rememberOldCode journals what cannot be found out later: what processes have read of the old stack and keep no file of,
-// and which lines of the report say what was left as it was.
+// rememberOldCode journals what cannot be found out later: what processes have read of the old
+// stack and keep no file of, and which lines of the report say what was left as it was.
 func (r *run) rememberOldCode(last *impact.Assessment, back bool) error {
 	if back || len(last.Interpreted)+len(last.Pending) == 0 {
 		return nil

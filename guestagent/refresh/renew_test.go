@@ -188,7 +188,8 @@ func TestWhatAnEarlierRefreshLeftIsRenewedWhenThePolicyAllows(t *testing.T) {
 	w.give("one", "two")
 	request := w.ask("one", "two")
 	request.Policy = &agentapi.UnitPolicy{Units: map[string]string{"a.service": "report"}}
-	if report := w.refresh(e, request).Report; !strings.Contains(strings.Join(report.GetRemaining(), " "), "a.service") {
+	if report := w.refresh(e,
+		request).Report; !strings.Contains(strings.Join(report.GetRemaining(), " "), "a.service") {
 		t.Errorf("%v", report)
 	}
 	w.give("two", "two+")
@@ -196,7 +197,8 @@ func TestWhatAnEarlierRefreshLeftIsRenewedWhenThePolicyAllows(t *testing.T) {
 	if names := restartedUnits(report); !slices.Equal(names, []string{"a.service"}) || len(report.GetRemaining()) != 0 {
 		t.Errorf("restarted were %v, %v remain", names, report.GetRemaining())
 	}
-	if units := report.GetImpact().GetUnits(); len(units) != 1 || units[0].GetReason() != "it still runs code of an earlier release" {
+	if units := report.GetImpact().GetUnits(); len(units) != 1 ||
+		units[0].GetReason() != "it still runs code of an earlier release" {
 		t.Errorf("the impact is %v", units)
 	}
 }
@@ -220,7 +222,8 @@ func TestWhatIsStartedMeanwhileIsRestartedInTheNextRound(t *testing.T) {
 	if len(restarts) == 0 {
 		t.Fatal("restarted was nothing")
 	}
-	if last := restarts[len(restarts)-1]; last.GetUnit() != "late.service" || last.GetLevel() != agentapi.Level_RESTART {
+	if last := restarts[len(restarts)-1]; last.GetUnit() != "late.service" ||
+		last.GetLevel() != agentapi.Level_RESTART {
 		t.Errorf("restarted were %v", restarts)
 	}
 }
@@ -236,7 +239,8 @@ func TestARefreshOfAVMThatCannotReadItsBaseIsRefused(t *testing.T) {
 	status := w.refresh(e, w.ask("one", "two"))
 	report := status.Report
 	if !report.GetRefused() || report.GetCommitted() || report.GetRefusal() != agentapi.Refusal_REFUSAL_SYSTEM ||
-		!strings.Contains(report.GetError(), ErrUnreadable.Error()) || !strings.Contains(report.GetError(), "power the VM off and start it") {
+		!strings.Contains(report.GetError(), ErrUnreadable.Error()) ||
+		!strings.Contains(report.GetError(), "power the VM off and start it") {
 		t.Errorf("%v", report)
 	}
 	if err := w.whole(status); err != nil || !status.Stack.Same(one) {
@@ -250,5 +254,6 @@ func TestARefreshOfAVMThatCannotReadItsBaseIsRefused(t *testing.T) {
 	if status = w.refresh(e, w.ask("one", "two")); !status.Report.GetCommitted() {
 		t.Errorf("%v", status.Report)
 	}
-	matrix.Record(t, "a layer of the running stack cannot be read", "before a refresh", "refused with the way out, old, then new")
+	matrix.Record(t, "a layer of the running stack cannot be read", "before a refresh",
+		"refused with the way out, old, then new")
 }

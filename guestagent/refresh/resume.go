@@ -74,7 +74,8 @@ func (r *run) recall(ctx context.Context) error {
 		return nil // nothing has to be compared any more
 	}
 	var err error
-	if r.target, err = openTarget(r.request.GetTarget(), r.record.From, r.Operators, r.request.GetAllowDowngrade()); err != nil {
+	if r.target, err = openTarget(r.request.GetTarget(), r.record.From, r.Operators,
+		r.request.GetAllowDowngrade()); err != nil {
 		return err
 	}
 	diff, err := r.target.compare(ctx, r.Blobs)
@@ -101,7 +102,8 @@ func (r *run) endAfterBoot(ctx context.Context, runsNew bool) {
 		return
 	}
 	if err != nil && !runsNew {
-		r.leaveUnfinished(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc", r.whyNot(anew), err))
+		r.leaveUnfinished(fmt.Errorf("%w; while ending it: %w; the next start of the VM tries again to undo /etc",
+			r.whyNot(anew), err))
 		return
 	}
 	if runsNew && err == nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/release"
 )
 
-// revived returns the units that a refresh starts again if they have failed by then. A refresh that may go back to an
-// earlier release is to have the VM serve as before, and a unit that has failed uses no file by which an assessment would
-// find it. These are the units that health checks name and, if the last refresh is taken back, those that it has renewed
-// and that had not failed before it.
+// revived returns the units that a refresh starts again if they have failed by then. A refresh that
+// may go back to an earlier release is to have the VM serve as before, and a unit that has failed
+// uses no file by which an assessment would find it. These are the units that health checks name and,
+// if the last refresh is taken back, those that it has renewed and that had not failed before it.
 func revived(last Record, to release.Stack, request *agentapi.RefreshRequest) (units []string) {
 	if !request.GetAllowDowngrade() {
 		return nil

@@ -24,7 +24,8 @@ func TestUnitsThatFailedRunAgainWhenARefreshIsTakenBack(t *testing.T) {
 		"a health check names it": {
 			before: true,
 			request: func(request *agentapi.RefreshRequest) {
-				request.HealthChecks = []*agentapi.HealthCheck{{Name: "b", Kind: &agentapi.HealthCheck_Unit{Unit: "b.service"}, TimeoutMs: 20}}
+				request.HealthChecks = []*agentapi.HealthCheck{{Name: "b",
+					Kind: &agentapi.HealthCheck_Unit{Unit: "b.service"}, TimeoutMs: 20}}
 			},
 			runs: true,
 		},
@@ -51,7 +52,8 @@ func TestUnitsThatFailedRunAgainWhenARefreshIsTakenBack(t *testing.T) {
 			if !status.Report.GetCommitted() || status.Stack.Base != w.releases["one"].stack.Base {
 				t.Fatalf("%v", status.Report)
 			}
-			i := slices.IndexFunc(status.Report.GetRestarts(), func(r *agentapi.UnitRestart) bool { return r.GetUnit() == "b.service" })
+			i := slices.IndexFunc(status.Report.GetRestarts(),
+				func(r *agentapi.UnitRestart) bool { return r.GetUnit() == "b.service" })
 			if i < 0 || (status.Report.GetRestarts()[i].GetError() == "") != c.runs {
 				t.Errorf("the report has the restarts %v", status.Report.GetRestarts())
 			}
@@ -63,14 +65,16 @@ func TestUnitsThatFailedRunAgainWhenARefreshIsTakenBack(t *testing.T) {
 }
 
 func TestWhichUnitsAreRevived(t *testing.T) {
-	one, two, three := release.Stack{Base: tree.Digest{1}}, release.Stack{Base: tree.Digest{2}}, release.Stack{Base: tree.Digest{3}}
+	one, two, three := release.Stack{Base: tree.Digest{1}}, release.Stack{Base: tree.Digest{2}},
+		release.Stack{Base: tree.Digest{3}}
 	last := Record{From: one, To: two, Running: two, Failed: []string{"c.service"}, Planned: []Planned{
 		{Unit: "b.service", Outcome: impact.Restarted}, {Unit: "c.service", Outcome: impact.Restarted},
 		{Unit: "d.service", Outcome: impact.Stopped}, {Unit: "e.service", Outcome: impact.Reloaded},
 	}}
 	rolledBack := last
 	rolledBack.Running = one
-	checks := []*agentapi.HealthCheck{{Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}}, {Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
+	checks := []*agentapi.HealthCheck{{Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}},
+		{Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
 	for name, c := range map[string]struct {
 		last    Record
 		to      release.Stack
@@ -78,9 +82,10 @@ func TestWhichUnitsAreRevived(t *testing.T) {
 		want    []string
 	}{
 		"the last refresh is taken back": {last, one, &agentapi.RefreshRequest{AllowDowngrade: true, HealthChecks: checks}, []string{"a.service", "b.service"}},
-		"an earlier one is":              {last, three, &agentapi.RefreshRequest{AllowDowngrade: true, HealthChecks: checks}, []string{"a.service"}},
-		"the last one had failed":        {rolledBack, one, &agentapi.RefreshRequest{AllowDowngrade: true}, nil},
-		"nothing is taken back":          {last, one, &agentapi.RefreshRequest{HealthChecks: checks}, nil},
+		"an earlier one is": {last, three,
+			&agentapi.RefreshRequest{AllowDowngrade: true, HealthChecks: checks}, []string{"a.service"}},
+		"the last one had failed": {rolledBack, one, &agentapi.RefreshRequest{AllowDowngrade: true}, nil},
+		"nothing is taken back":   {last, one, &agentapi.RefreshRequest{HealthChecks: checks}, nil},
 	} {
 		if got := revived(c.last, c.to, c.request); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)

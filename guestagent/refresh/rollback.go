@@ -52,7 +52,8 @@ func (r *run) goBack() (step, error) {
 	problems := errors.Join(undone, withdrawn)
 	if r.record.Renewed {
 		planned := r.interrupted(ctx, r.record.Planned)
-		problems = errors.Join(problems, r.retry(ctx, func() error { return r.renew(ctx, r.record.From.Kernel, planned, true) }))
+		problems = errors.Join(problems,
+			r.retry(ctx, func() error { return r.renew(ctx, r.record.From.Kernel, planned, true) }))
 	}
 	r.releaseNetwork(ctx, "")
 	if err := r.life.Err(); err != nil {
@@ -60,14 +61,16 @@ func (r *run) goBack() (step, error) {
 	}
 	problems = errors.Join(problems, r.retry(ctx, r.Usr.Settle))
 	if undone != nil {
-		return step{}, fmt.Errorf("%w; while going back: %w; the next start of the VM tries again to undo /etc", r.cause, problems)
+		return step{}, fmt.Errorf("%w; while going back: %w; the next start of the VM tries again to undo /etc",
+			r.cause, problems)
 	}
 	r.note(func(report *agentapi.Report) {
 		report.Done, report.State, report.Error = true, agentapi.State_ROLLING_BACK, r.cause.Error()
 		if problems != nil {
 			report.Error += "; while going back: " + problems.Error()
 		}
-		report.Timings = append(report.Timings, &agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
+		report.Timings = append(report.Timings,
+			&agentapi.Timing{Step: "roll back", Micros: time.Since(started).Microseconds()})
 	})
 	return step{state: Idle, running: r.record.From, generation: r.record.Generation}, nil
 }
@@ -85,7 +88,8 @@ func (r *run) undoEtc(ctx context.Context) error {
 
 // unfinished describes a rollback that failed. The journal has the next boot finish it.
 func (r *run) unfinished(err error) error {
-	return fmt.Errorf("%w; going back failed, too: %w; the next start of the VM boots the stack from before", r.cause, err)
+	return fmt.Errorf("%w; going back failed, too: %w; the next start of the VM boots the stack from before", r.cause,
+		err)
 }
 
 // leaveUnfinished ends a refresh of which something is left to undo. The journal has the next agent go on, and no other

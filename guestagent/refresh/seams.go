@@ -41,12 +41,13 @@ type Usr interface {
 type Etc interface {
 	// Room checks that the private disk has room for what Carry would write.
 	Room(differences []etcmerge.Difference) error
-	// Carry brings what differs and is not of the OS alone to the new stack's version, three-way. It records how to undo
-	// that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount points
-	// of their layers; the lowest base of to are those of the new stack's base. Doing it again is harmless.
-	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string, base int) (etcmerge.Outcome, error)
-	// Keep records the patterns of paths that this carry, and those of later boots, leave as they are, and whether what a
-	// component brought is to go with it.
+	// Carry brings what differs and is not of the OS alone to the new stack's version, three-way. It records how to
+	// undo that before it changes anything, and the keys of both stacks (release.Stack.Key). from and to are the mount
+	// points of their layers; the lowest base of to are those of the new stack's base. Doing it again is harmless.
+	Carry(ctx context.Context, ends etcmerge.Ends, differences []etcmerge.Difference, from, to []string,
+		base int) (etcmerge.Outcome, error)
+	// Keep records the patterns of paths that this carry, and those of later boots, leave as they
+	// are, and whether what a component brought is to go with it.
 	Keep(patterns []string, purge bool) error
 	// Accounts returns this VM's etc/passwd and etc/group.
 	Accounts() (etcmerge.AccountTexts, error)
@@ -56,8 +57,8 @@ type Etc interface {
 	Undo(ctx context.Context) ([]etcmerge.Conflict, error)
 	// End ends the last Carry: it settles it if it was to the running stack, and undoes it otherwise.
 	End(ctx context.Context, running release.Stack) error
-	// Purge removes what components that are gone have brought and nobody has changed, if Keep said so before the carry that
-	// was ended last. From then on that carry cannot be taken back. Doing it again is harmless.
+	// Purge removes what components that are gone have brought and nobody has changed, if Keep said so before
+	// the carry that was ended last. From then on that carry cannot be taken back. Doing it again is harmless.
 	Purge(ctx context.Context) (etcmerge.Purged, error)
 	// Behind returns an error, with the way out, if /etc belongs to another stack than the running one, because a boot
 	// could not carry it.
@@ -70,7 +71,8 @@ type Units interface {
 	Reexecute(ctx context.Context) error
 	// Order sorts units so that each comes after the units it is ordered after, and after those it is restarted with.
 	// after has those units for each unit.
-	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string, after map[string][]string, err error)
+	Order(ctx context.Context, units []string, facts map[string]impact.Unit) (ordered []string,
+		after map[string][]string, err error)
 	// Restart restarts a running unit, waits until it is active, and returns for how long it was not. A unit that does
 	// not run stays as it is.
 	Restart(ctx context.Context, unit string) (time.Duration, error)
@@ -80,8 +82,8 @@ type Units interface {
 	// long it was not active before.
 	Restarted(ctx context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error)
 	Stop(ctx context.Context, unit string) error
-	// Startable says why a unit that a release enables by a symbolic link cannot be started now, "" if it can, and whether
-	// it runs already.
+	// Startable says why a unit that a release enables by a symbolic link cannot be started now, ""
+	// if it can, and whether it runs already.
 	Startable(ctx context.Context, unit, link string) (running bool, why string, err error)
 	// Start starts a unit and waits until it is active. skipped is true if a condition of the unit was not met.
 	Start(ctx context.Context, unit string) (took time.Duration, skipped bool, err error)

@@ -145,7 +145,8 @@ func (r *run) comeUp(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("%w: it is in maintenance", errNotUp), r.newlyFailed(ctx))
 		}
 		if waiting := pause(ctx, healthPause); waiting != nil {
-			return errors.Join(fmt.Errorf("%w: systemd is %q", errNotUp, state), r.newlyFailed(context.WithoutCancel(ctx)), err, waiting)
+			return errors.Join(fmt.Errorf("%w: systemd is %q", errNotUp, state),
+				r.newlyFailed(context.WithoutCancel(ctx)), err, waiting)
 		}
 	}
 }
@@ -162,8 +163,8 @@ func (r *run) awaitUp(ctx context.Context) {
 	}
 }
 
-// newlyFailed returns an error for each unit that has failed and ran before, with what it logged. Other failed units are
-// reported.
+// newlyFailed returns an error for each unit that has failed and ran before, with what it logged.
+// Other failed units are reported.
 func (r *run) newlyFailed(ctx context.Context) error {
 	failed, err := r.Units.Failed(ctx)
 	if err != nil {

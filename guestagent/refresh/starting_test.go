@@ -31,7 +31,8 @@ func (w *world) drive(e *Engine, stop context.CancelFunc, cut func()) driven {
 		e.mutex.Unlock()
 		w.mutex.Lock()
 		crashed, struck := w.crashed, w.at > 0 && w.count >= w.at && w.fault != failing
-		waits := record.State == Starting && record.Strategy == Reboot && !record.Started && w.booted.Base != record.To.Base && !crashed
+		waits := record.State == Starting && record.Strategy == Reboot && !record.Started &&
+			w.booted.Base != record.To.Base && !crashed
 		if struck {
 			w.at = 0
 		}
@@ -76,7 +77,8 @@ func TestAStackThatIsStartedIsCommittedOnceItIsHealthy(t *testing.T) {
 			d := w.refreshBy(rung)
 			defer d.stop()
 			report := d.status.Report
-			if !report.GetCommitted() || !report.GetDone() || report.GetError() != "" || report.GetStrategy() != string(rung) {
+			if !report.GetCommitted() || !report.GetDone() || report.GetError() != "" ||
+				report.GetStrategy() != string(rung) {
 				t.Fatalf("%v", report)
 			}
 			if d.status.Stack.Base != w.releases["two"].stack.Base || d.status.Generation != 1 {
@@ -90,7 +92,8 @@ func TestAStackThatIsStartedIsCommittedOnceItIsHealthy(t *testing.T) {
 			}
 			var journal []string
 			for _, op := range w.log {
-				if state, is := strings.CutPrefix(op, "journal "); is && (len(journal) == 0 || journal[len(journal)-1] != state) {
+				if state, is := strings.CutPrefix(op, "journal "); is &&
+					(len(journal) == 0 || journal[len(journal)-1] != state) {
 					journal = append(journal, state)
 				}
 			}
@@ -122,7 +125,8 @@ func TestAStackThatIsStartedAndFailsGoesBack(t *testing.T) {
 				d := w.refreshBy(rung)
 				defer d.stop()
 				report := d.status.Report
-				if report.GetCommitted() || report.GetRefused() || !report.GetDone() || !strings.Contains(report.GetError(), test.text) {
+				if report.GetCommitted() || report.GetRefused() || !report.GetDone() ||
+					!strings.Contains(report.GetError(), test.text) {
 					t.Errorf("%v", report)
 				}
 				if d.status.Stack.Base != w.releases["one"].stack.Base {
@@ -274,7 +278,8 @@ func startFaultAt(t *testing.T, rung Rung, at int, kind fault, powerCut, sick bo
 		e, stop = w.engine()
 		d = w.drive(e, stop, nil)
 		if again := w.whole(d.status); again != nil {
-			t.Errorf("fault at operation %d, %s: %v; after a boot: %v; report %v; log %v", at, op, err, again, d.status.Report, w.log)
+			t.Errorf("fault at operation %d, %s: %v; after a boot: %v; report %v; log %v", at, op, err,
+				again, d.status.Report, w.log)
 		}
 	}
 	outcome = w.name(w.usr)
@@ -299,7 +304,8 @@ func TestThePlanAndTheRefreshAgreeOnTheRung(t *testing.T) {
 		request := w.askFor(rung)
 		e, stop := w.engine()
 		w.give("one", "two")
-		told, err := e.Assess(t.Context(), &agentapi.AssessRequest{Target: request.GetTarget(), Strategy: request.GetStrategy()})
+		told, err := e.Assess(t.Context(),
+			&agentapi.AssessRequest{Target: request.GetTarget(), Strategy: request.GetStrategy()})
 		stop()
 		if err != nil {
 			t.Fatal(err)

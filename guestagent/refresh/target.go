@@ -19,7 +19,8 @@ var (
 	// ErrTarget means that this VM cannot move to the requested stack.
 	ErrTarget = errors.New("not a target that this VM can move to")
 	// ErrDowngrade means that the target is an earlier release than the running one.
-	ErrDowngrade = errors.New("the target is an earlier release than the one that runs, and a downgrade was not asked for")
+	ErrDowngrade = errors.New(
+		"the target is an earlier release than the one that runs, and a downgrade was not asked for")
 	// ErrStale means that the caller compares with another stack than the running one.
 	ErrStale = errors.New("the VM runs another stack than the caller compares with; plan again")
 )
@@ -46,7 +47,8 @@ func openSide(signed []byte, operators []ed25519.PublicKey) (side, error) {
 type target struct{ from, to side }
 
 // openTarget checks signatures, that the caller knows what runs, and the order of releases.
-func openTarget(message *agentapi.Target, running release.Stack, operators []ed25519.PublicKey, downgrade bool) (*target, error) {
+func openTarget(message *agentapi.Target, running release.Stack, operators []ed25519.PublicKey,
+	downgrade bool) (*target, error) {
 	to, err := openSide(message.GetTo(), operators)
 	if err != nil {
 		return nil, fmt.Errorf("target: %w", err)

@@ -23,7 +23,8 @@ func FuzzTarget(f *testing.F) {
 	var stacks []release.Stack
 	for i := range 2 {
 		m := &release.Manifest{
-			Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: uint64(i + 1), Architecture: "amd64", OS: "Debian",
+			Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: uint64(i + 1),
+			Architecture: "amd64", OS: "Debian",
 			Layers: []release.Layer{{ID: tree.Digest{byte(i + 2)}, DataSize: 4096, Size: 8192}}, Contents: blob,
 			Kernel: &release.Kernel{Release: "6.12.0", Image: blob, Modules: blob},
 			Users:  map[string]uint32{"root": 0}, Groups: map[string]uint32{"root": 0},
@@ -35,7 +36,8 @@ func FuzzTarget(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}}, nil)
+		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}},
+			nil)
 		if err != nil {
 			f.Fatal(err)
 		}

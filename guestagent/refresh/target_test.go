@@ -18,7 +18,8 @@ import (
 
 // componentOn makes a component of a release of the world: it brings one file below /usr and another text of the
 // settings.
-func (w *world) componentOn(base *made, name string, sequence uint64, settingsText string) (release.Identified, []byte) {
+func (w *world) componentOn(base *made, name string, sequence uint64,
+	settingsText string) (release.Identified, []byte) {
 	w.t.Helper()
 	entries := entriesOf(w.t, base.contents)
 	for i := range entries {
@@ -26,7 +27,8 @@ func (w *world) componentOn(base *made, name string, sequence uint64, settingsTe
 			entries[i].Digest = tree.Sum([]byte(settingsText))
 		}
 	}
-	entries = append(entries, tree.Entry{Path: "usr/lib/z-" + name, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte(name))})
+	entries = append(entries,
+		tree.Entry{Path: "usr/lib/z-" + name, Type: tree.Regular, Mode: 0o644, Size: 1, Digest: tree.Sum([]byte(name))})
 	var contents bytes.Buffer
 	blob, err := release.WriteContents(&contents, entries)
 	if err != nil {
@@ -35,7 +37,8 @@ func (w *world) componentOn(base *made, name string, sequence uint64, settingsTe
 	m := &release.Manifest{
 		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: sequence, BuiltOn: base.stack.Base,
 		Architecture: "amd64", OS: "Debian",
-		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer of " + name + settingsText)), DataSize: 4096, Size: 8192, Delta: true}},
+		Layers: []release.Layer{{ID: tree.Sum([]byte("layer of " + name + settingsText)), DataSize: 4096,
+			Size: 8192, Delta: true}},
 		Contents: blob,
 	}
 	if sequence > 1 {
@@ -66,7 +69,8 @@ func entriesOf(t tester, list []byte) (entries []tree.Entry) {
 func (w *world) with(name string, base *made, component release.Identified, contents []byte) *made {
 	w.t.Helper()
 	made := w.signStack(compose.Parts{
-		Base: release.Identified{ID: base.stack.Base, Manifest: base.manifest}, Components: []release.Identified{component},
+		Base:       release.Identified{ID: base.stack.Base, Manifest: base.manifest},
+		Components: []release.Identified{component},
 	}, nil)
 	made.contents = contents
 	w.releases[name] = made
@@ -127,7 +131,8 @@ func TestATargetIsLaterThanWhatRuns(t *testing.T) {
 		"a component that comes":                      {one, is, false, nil},
 		"a component that goes":                       {is, one, false, nil},
 	} {
-		_, err := openTarget(&agentapi.Target{To: test.to.signed, From: test.from.signed}, test.from.stack, w.operators(), test.downgrade)
+		_, err := openTarget(&agentapi.Target{To: test.to.signed, From: test.from.signed}, test.from.stack,
+			w.operators(), test.downgrade)
 		if !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
 		}
@@ -223,7 +228,8 @@ func TestARefreshMovesAVMOfTheLastVersion(t *testing.T) {
 	}
 	e, stop := w.engine()
 	defer stop()
-	if status, err := e.Status(); err != nil || status.Stack.Base != record.Running.Base || !status.Report.GetCommitted() {
+	if status, err := e.Status(); err != nil || status.Stack.Base != record.Running.Base ||
+		!status.Report.GetCommitted() {
 		t.Fatalf("it takes up %+v, %v", status, err)
 	}
 	w.give("two", "three")

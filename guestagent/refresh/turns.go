@@ -16,7 +16,8 @@ func AtOnce(processors int) int { return min(max(1, processors/2), maxAtOnce) }
 // inTurn calls act for each name, in their order, for at most atOnce names at the same time (at least one), and for
 // none before the names in after[name] are finished. It returns when all calls have returned. After a failure it starts
 // no further call, unless goOn is true.
-func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, begins func(name string), act func(name string) error) error {
+func inTurn(names []string, after map[string][]string, atOnce int, goOn bool, begins func(name string),
+	act func(name string) error) error {
 	type outcome struct {
 		name string
 		err  error

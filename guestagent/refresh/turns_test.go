@@ -48,16 +48,17 @@ func TestWhatHasItsTurnWaitsForWhatComesBefore(t *testing.T) {
 		}
 		atOnce := rapid.IntRange(0, 4).Draw(t, "at once")
 		n := &turns{}
-		err := inTurn(names, after, atOnce, false, func(name string) { n.began = append(n.began, name) }, func(name string) error {
-			n.mutex.Lock()
-			for _, earlier := range after[name] {
-				if !slices.Contains(n.through, earlier) {
-					t.Errorf("%s began before %s was through", name, earlier)
+		err := inTurn(names, after, atOnce, false, func(name string) { n.began = append(n.began, name) },
+			func(name string) error {
+				n.mutex.Lock()
+				for _, earlier := range after[name] {
+					if !slices.Contains(n.through, earlier) {
+						t.Errorf("%s began before %s was through", name, earlier)
+					}
 				}
-			}
-			n.mutex.Unlock()
-			return n.act(name, took[name], nil)
-		})
+				n.mutex.Unlock()
+				return n.act(name, took[name], nil)
+			})
 		if err != nil || !slices.Equal(slices.Sorted(slices.Values(n.through)), names) || n.mostAtOne > max(atOnce, 1) {
 			t.Errorf("of %v %v were through, %d at once of %d: %v", names, n.through, n.mostAtOne, atOnce, err)
 		}
@@ -69,14 +70,16 @@ func TestWhatHasItsTurnWaitsForWhatComesBefore(t *testing.T) {
 
 // What waits for nothing takes as long together as the slowest of it.
 func TestAsManyHaveTheirTurnAtOnceAsMay(t *testing.T) {
-	for atOnce, want := range map[int]time.Duration{1: 6 * time.Second, 2: 4 * time.Second, 3: 3 * time.Second, 9: 3 * time.Second} {
+	for atOnce, want := range map[int]time.Duration{1: 6 * time.Second, 2: 4 * time.Second,
+		3: 3 * time.Second, 9: 3 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			takes := map[string]time.Duration{"a": time.Second, "b": 2 * time.Second, "c": 3 * time.Second}
 			n := &turns{}
-			err := inTurn(slices.Sorted(maps.Keys(takes)), nil, atOnce, false, func(string) {}, func(name string) error {
-				return n.act(name, takes[name], nil)
-			})
+			err := inTurn(slices.Sorted(maps.Keys(takes)), nil, atOnce, false, func(string) {},
+				func(name string) error {
+					return n.act(name, takes[name], nil)
+				})
 			if took := time.Since(began); err != nil || took != want {
 				t.Errorf("%d at once: %v, %v, want %v", atOnce, took, err, want)
 			}
@@ -115,12 +118,13 @@ func TestAfterAFailureNoTurnBegins(t *testing.T) {
 }
 
 func TestAUnitThatWaitsForWhatHasNoTurnIsNotLeftOutSilently(t *testing.T) {
-	err := inTurn([]string{"a", "b"}, map[string][]string{"b": {"x"}}, 1, false, func(string) {}, func(name string) error {
-		if name == "b" {
-			return fmt.Errorf("%s had its turn", name)
-		}
-		return nil
-	})
+	err := inTurn([]string{"a", "b"}, map[string][]string{"b": {"x"}}, 1, false, func(string) {},
+		func(name string) error {
+			if name == "b" {
+				return fmt.Errorf("%s had its turn", name)
+			}
+			return nil
+		})
 	if err == nil || !strings.Contains(err.Error(), "[b]") {
 		t.Error(err)
 	}

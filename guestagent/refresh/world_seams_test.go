@@ -47,7 +47,8 @@ func (w worldStarter) SoftReboot(context.Context) error {
 	})
 }
 
-func (w worldStarter) Kexec(_ context.Context, kernel, initramfs io.Reader, commandLine string, trial release.Stack) error {
+func (w worldStarter) Kexec(_ context.Context, kernel, initramfs io.Reader, commandLine string,
+	trial release.Stack) error {
 	if kernel == nil {
 		return nil
 	}
@@ -133,7 +134,8 @@ func (w worldUsr) Settle() error { return w.do("settle usr", func() error { retu
 
 type worldEtc struct{ *world }
 
-func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmerge.Difference, _, to []string, _ int) (etcmerge.Outcome, error) {
+func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmerge.Difference, _, to []string,
+	_ int) (etcmerge.Outcome, error) {
 	begin := func() error {
 		base, err := worldUsr(w).of(to)
 		if err != nil {
@@ -156,7 +158,8 @@ func (w worldEtc) Carry(_ context.Context, _ etcmerge.Ends, differences []etcmer
 		w.etc = w.etcTo
 		return nil
 	})
-	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...), Conflicts: w.conflicts}, err
+	return etcmerge.Outcome{Carried: 1, Generate: append([]string{"ld.so.cache"}, w.generate...),
+		Conflicts: w.conflicts}, err
 }
 
 func (w worldEtc) Keep(patterns []string, purge bool) error {
@@ -317,7 +320,8 @@ func (w worldUnits) Ran(context.Context) (ran []string, err error) {
 	return ran, err
 }
 
-func (w worldUnits) Restarted(_ context.Context, unit string, since uint64) (restarted bool, away time.Duration, err error) {
+func (w worldUnits) Restarted(_ context.Context, unit string,
+	since uint64) (restarted bool, away time.Duration, err error) {
 	err = w.do("ask", func() error {
 		restarted = uint64(w.restartedAt[unit].UnixMicro()) >= since && !w.restartedAt[unit].IsZero()
 		return nil
@@ -432,21 +436,25 @@ func (w worldSystem) Moment() (uint64, error) { return uint64(time.Now().UnixMic
 
 func (w worldSystem) Packages(context.Context, *impact.Assessment) error { return nil }
 
-func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, swapped bool) (s impact.Snapshot, err error) {
+func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string,
+	swapped bool) (s impact.Snapshot, err error) {
 	err = w.do("snapshot", func() error {
 		s.Units = map[string]impact.Unit{}
 		for _, unit := range w.active {
 			s.Units[unit] = impact.Unit{Name: unit, State: "active"}
 		}
 		for unit := range w.services {
-			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit], Fragment: "usr/lib/systemd/system/" + unit}
+			s.Units[unit] = impact.Unit{Name: unit, State: "active", Followers: w.followers[unit],
+				Fragment: "usr/lib/systemd/system/" + unit}
 			if unit == w.script {
 				s.Units[unit] = impact.Unit{
-					Name: unit, State: "active", Fragment: "run/systemd/generator.late/" + unit, DropIns: []string{"etc/init.d/" + strings.TrimSuffix(unit, ".service")},
+					Name: unit, State: "active", Fragment: "run/systemd/generator.late/" + unit,
+					DropIns: []string{"etc/init.d/" + strings.TrimSuffix(unit, ".service")},
 				}
 			}
 			if unit == w.standIn && w.usr == w.releases["one"].stack.Base {
-				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true, Fragment: "run/systemd/generator.late/" + unit}
+				s.Units[unit] = impact.Unit{Name: unit, State: "activating", Once: true,
+					Fragment: "run/systemd/generator.late/" + unit}
 			}
 		}
 		use := func(version tree.Digest) []impact.Use {
@@ -456,11 +464,14 @@ func (w worldSystem) Snapshot(_ context.Context, _ *impact.Changes, _ []string, 
 			}
 			return []impact.Use{use}
 		}
-		s.Processes = append(s.Processes, impact.Process{PID: 1, Unit: impact.ManagerUnit, SystemRoot: true, Uses: use(w.manager)},
-			impact.Process{PID: 2, Unit: "agent.service", SystemRoot: true}, impact.Process{PID: 3, Unit: "idle.service", SystemRoot: true})
+		s.Processes = append(s.Processes,
+			impact.Process{PID: 1, Unit: impact.ManagerUnit, SystemRoot: true, Uses: use(w.manager)},
+			impact.Process{PID: 2, Unit: "agent.service", SystemRoot: true},
+			impact.Process{PID: 3, Unit: "idle.service", SystemRoot: true})
 		for unit, version := range w.services {
 			if !w.failed[unit] {
-				s.Processes = append(s.Processes, impact.Process{PID: 10, Unit: unit, SystemRoot: true, Uses: use(version)})
+				s.Processes = append(s.Processes,
+					impact.Process{PID: 10, Unit: unit, SystemRoot: true, Uses: use(version)})
 			}
 		}
 		if swapped {

@@ -139,8 +139,8 @@ type world struct {
 	script string
 	// standIn is a unit that is a stand-in in release "one".
 	standIn string
-	// active are further active units, such as targets. notStartable are units that systemd does not start, and why, unmet
-	// those of which a condition is not met.
+	// active are further active units, such as targets. notStartable are units that systemd does
+	// not start, and why, unmet those of which a condition is not met.
 	active       []string
 	notStartable map[string]string
 	unmet        map[string]bool
@@ -178,7 +178,8 @@ type made struct {
 func newWorld(t tester) *world {
 	t.Helper()
 	// The second release enables a unit, whatever the test is about.
-	return newWorldWith(t, map[string][]string{"two": {"usr/lib/systemd/system/multi-user.target.wants/enabled.service"}})
+	return newWorldWith(t,
+		map[string][]string{"two": {"usr/lib/systemd/system/multi-user.target.wants/enabled.service"}})
 }
 
 // newWorldWith makes a world with these links in its releases.
@@ -188,7 +189,8 @@ func newWorldWith(t tester, links map[string][]string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{}, torn: tree.Sum([]byte("torn"))}
+	w := &world{t: t, key: key, releases: map[string]*made{}, pathOf: map[string]tree.Digest{},
+		torn: tree.Sum([]byte("torn"))}
 	w.trials, w.distrusted = map[tree.Digest]int{}, map[tree.Digest]bool{}
 	w.links, w.active = links, []string{"multi-user.target"}
 	one := w.release("one", 1, nil)
@@ -220,13 +222,15 @@ func (w *world) release(name string, sequence uint64, previous *made) *made {
 	}
 	image := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 1}
 	m := &release.Manifest{
-		Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: sequence, Architecture: "amd64", OS: "Debian",
+		Schema: release.Schema, Kind: release.Base, Name: "debian", Sequence: sequence,
+		Architecture: "amd64", OS: "Debian",
 		Layers:   []release.Layer{{ID: tree.Sum([]byte("layer one")), DataSize: 4096, Size: 8192}},
 		Contents: blob, Kernel: &release.Kernel{Release: "6.12.0", Image: image, Modules: image},
 	}
 	if previous != nil {
 		m.Previous = previous.stack.Base
-		m.Layers = append(m.Layers, release.Layer{ID: tree.Sum([]byte("layer " + name)), DataSize: 4096, Size: 8192, Delta: true})
+		m.Layers = append(m.Layers,
+			release.Layer{ID: tree.Sum([]byte("layer " + name)), DataSize: 4096, Size: 8192, Delta: true})
 	}
 	if sequence > 1 && previous == nil {
 		m.Previous = tree.Sum([]byte("some"))
@@ -310,7 +314,8 @@ func (w *world) choose() release.Stack {
 	if w.committed != nil {
 		committed = *w.committed
 	}
-	if w.given.Base != w.first.Base && w.given.Base != committed.Base && !w.distrusted[w.given.Base] && w.trials[w.given.Base] == 0 {
+	if w.given.Base != w.first.Base && w.given.Base != committed.Base && !w.distrusted[w.given.Base] &&
+		w.trials[w.given.Base] == 0 {
 		w.trials[w.given.Base]++
 		return w.given
 	}
@@ -369,7 +374,8 @@ func (w *world) engine() (*Engine, context.CancelFunc) {
 	w.mutex.Unlock()
 	public, _ := w.key.Public().(ed25519.PublicKey)
 	e := &Engine{
-		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w}, System: worldSystem{w}, Health: worldHealth{w},
+		Layers: worldLayers{w}, Usr: worldUsr{w}, Etc: worldEtc{w}, Units: worldUnits{w},
+		System: worldSystem{w}, Health: worldHealth{w},
 		Records: worldRecords{w}, Blobs: worldBlobs{w}, Operators: []ed25519.PublicKey{public}, Booted: booted,
 		Agent: "agent.service", RetryPause: time.Millisecond, AtOnce: w.atOnce,
 		Starter: worldStarter{w}, Network: worldNetwork{w}, NotSwitched: notSwitched, StartLimit: 20 * time.Second,
@@ -511,7 +517,8 @@ func (w *world) askFor(rung Rung) *agentapi.RefreshRequest {
 
 func (w *world) ask(from, to string) *agentapi.RefreshRequest {
 	return &agentapi.RefreshRequest{Target: w.target(from, to), Strategy: "live",
-		HealthChecks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"}, TimeoutMs: 20}}, SettleMs: 2}
+		HealthChecks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "a.service"},
+			TimeoutMs: 20}}, SettleMs: 2}
 }
 
 // refresh asks for a refresh and waits for its end.

@@ -38,8 +38,8 @@ func readNetwork() (*agentapi.Network, error) {
 	return networkOf(interfaces, byIndex), nil
 }
 
-// addressesOf returns the addresses in a list of rtnetlink(7) by the numbers of their interfaces. It leaves out those that
-// the kernel does not use, or not yet, because another host may have them.
+// addressesOf returns the addresses in a list of rtnetlink(7) by the numbers of their interfaces.
+// It leaves out those that the kernel does not use, or not yet, because another host may have them.
 func addressesOf(list []byte) (map[int][]netip.Addr, error) {
 	messages, err := syscall.ParseNetlinkMessage(list)
 	if err != nil {
@@ -84,12 +84,14 @@ func networkOf(interfaces []net.Interface, byIndex map[int][]netip.Addr) *agenta
 		all = append(all, addresses...)
 	}
 	network.Addresses = texts(all, netip.Addr.IsGlobalUnicast)
-	interfaces = slices.DeleteFunc(slices.Clone(interfaces), func(i net.Interface) bool { return len(i.HardwareAddr) != 6 })
+	interfaces = slices.DeleteFunc(slices.Clone(interfaces),
+		func(i net.Interface) bool { return len(i.HardwareAddr) != 6 })
 	slices.SortFunc(interfaces, func(a, b net.Interface) int { return cmp.Compare(a.Index, b.Index) })
 	for _, one := range interfaces[:min(len(interfaces), maxInterfaces)] {
 		network.Interfaces = append(network.Interfaces, &agentapi.InterfaceAddresses{
-			Mac:       one.HardwareAddr.String(),
-			Addresses: texts(byIndex[one.Index], func(a netip.Addr) bool { return a.IsGlobalUnicast() || a.IsLinkLocalUnicast() }),
+			Mac: one.HardwareAddr.String(),
+			Addresses: texts(byIndex[one.Index],
+				func(a netip.Addr) bool { return a.IsGlobalUnicast() || a.IsLinkLocalUnicast() }),
 		})
 	}
 	return network

@@ -14,10 +14,12 @@ import (
 
 func TestTheAddressesThatOthersReach(t *testing.T) {
 	byIndex := map[int][]netip.Addr{}
-	for i, one := range []string{"127.0.0.1", "::1", "fe80::1", "169.254.3.4", "2001:db8::5", "10.0.2.15", "fec0::1", "224.0.0.1"} {
+	for i, one := range []string{"127.0.0.1", "::1", "fe80::1", "169.254.3.4", "2001:db8::5", "10.0.2.15",
+		"fec0::1", "224.0.0.1"} {
 		byIndex[i] = []netip.Addr{netip.MustParseAddr(one)}
 	}
-	if got, want := networkOf(nil, byIndex).GetAddresses(), []string{"10.0.2.15", "2001:db8::5", "fec0::1"}; !slices.Equal(got, want) {
+	if got, want := networkOf(nil, byIndex).GetAddresses(),
+		[]string{"10.0.2.15", "2001:db8::5", "fec0::1"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if networkOf(nil, nil) == nil {
@@ -41,12 +43,14 @@ func TestTheAddressesOfEachInterface(t *testing.T) {
 		many[i] = netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
 	}
 	interfaces := []net.Interface{
-		card(9, "52:54:00:00:00:09"), card(1, ""), card(2, "52:54:00:00:00:02"), card(3, "52:54:00:00:00:02"), card(4, "52:54:00:00:00:04"),
+		card(9, "52:54:00:00:00:09"), card(1, ""), card(2, "52:54:00:00:00:02"), card(3, "52:54:00:00:00:02"),
+		card(4, "52:54:00:00:00:04"),
 		card(5, "00:00:00:00:fe:80:00:00:00:00:00:00:02:00:5e:10:00:00:00:01"), // of InfiniBand
 	}
 	network := networkOf(interfaces, map[int][]netip.Addr{
 		1: {netip.MustParseAddr("127.0.0.1")},
-		2: {netip.MustParseAddr("fe80::2"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("224.0.0.1")},
+		2: {netip.MustParseAddr("fe80::2"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("10.0.0.2"),
+			netip.MustParseAddr("224.0.0.1")},
 		3: {netip.MustParseAddr("10.0.0.3")}, 9: many,
 	})
 	var got []string
@@ -56,7 +60,8 @@ func TestTheAddressesOfEachInterface(t *testing.T) {
 	if len(got) != 4 || len(network.GetInterfaces()[3].GetAddresses()) != maxAddresses {
 		t.Fatalf("%q", got)
 	}
-	want := []string{"52:54:00:00:00:02[10.0.0.2 2001:db8::2 fe80::2]", "52:54:00:00:00:02[10.0.0.3]", "52:54:00:00:00:04[]"}
+	want := []string{"52:54:00:00:00:02[10.0.0.2 2001:db8::2 fe80::2]",
+		"52:54:00:00:00:02[10.0.0.3]", "52:54:00:00:00:04[]"}
 	if diff := cmp.Diff(want, got[:3]); diff != "" {
 		t.Error(diff)
 	}

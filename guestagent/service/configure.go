@@ -23,7 +23,8 @@ type Configurator interface {
 }
 
 // Configure implements agentapi.AgentService.
-func (a *answerer) Configure(ctx context.Context, request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
+func (a *answerer) Configure(ctx context.Context,
+	request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
 	response, err := a.configurator.Configure(ctx, request)
 	if err != nil {
 		return nil, failure(fmt.Errorf("take on the configuration: %w", err))
@@ -32,7 +33,8 @@ func (a *answerer) Configure(ctx context.Context, request *agentapi.ConfigureReq
 }
 
 // Configuration implements agentapi.AgentService.
-func (a *answerer) Configuration(ctx context.Context, _ *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+func (a *answerer) Configuration(ctx context.Context,
+	_ *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
 	response, err := a.configurator.Configuration(ctx)
 	if err != nil {
 		return nil, failure(fmt.Errorf("read the configuration: %w", err))

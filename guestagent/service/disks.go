@@ -11,11 +11,13 @@ import (
 )
 
 // SetDisks implements agentapi.AgentService.
-func (a *answerer) SetDisks(ctx context.Context, request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
+func (a *answerer) SetDisks(ctx context.Context,
+	request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
 	wanted := make([]disks.Wanted, 0, len(request.GetDisks()))
 	for _, disk := range request.GetDisks() {
 		wanted = append(wanted, disks.Wanted{Size: disk.GetSize(), MountedDisk: agentapi.MountedDisk{
-			Serial: disk.GetSerial(), FileSystem: disk.GetFileSystem(), MountPoint: disk.GetMountPoint(), ReadOnly: disk.GetReadOnly(),
+			Serial: disk.GetSerial(), FileSystem: disk.GetFileSystem(), MountPoint: disk.GetMountPoint(),
+			ReadOnly: disk.GetReadOnly(),
 		}})
 	}
 	a.settingDisks.Lock()

@@ -12,7 +12,8 @@ import (
 const growLimit = 15 * time.Second
 
 // GrowDisk implements agentapi.AgentService.
-func (a *answerer) GrowDisk(ctx context.Context, request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
+func (a *answerer) GrowDisk(ctx context.Context,
+	request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, growLimit)
 	defer cancel()
 	before, after, err := a.grow(ctx, request.GetSize())

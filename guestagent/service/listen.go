@@ -112,10 +112,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.passed()
-	return &limitedConn{Conn: conn, silence: l.limits.silence, end: time.Now().Add(l.limits.life), release: sync.OnceFunc(func() {
-		<-l.slots
-		l.passed()
-	})}, nil
+	return &limitedConn{Conn: conn, silence: l.limits.silence, end: time.Now().Add(l.limits.life),
+		release: sync.OnceFunc(func() {
+			<-l.slots
+			l.passed()
+		})}, nil
 }
 
 // Close closes the listener. It can be called twice, since ttrpc closes it, too.

@@ -44,7 +44,8 @@ func giveBack() error {
 // program that cannot have been written to, so that nothing is lost with its pages.
 func ownPages(line, program string) (start, length uintptr, ok bool) {
 	fields := strings.Fields(line)
-	if len(fields) != 6 || fields[5] != program || len(fields[1]) != 4 || fields[1][0] != 'r' || fields[1][1] != '-' || fields[1][3] != 'p' {
+	if len(fields) != 6 || fields[5] != program || len(fields[1]) != 4 || fields[1][0] != 'r' ||
+		fields[1][1] != '-' || fields[1][3] != 'p' {
 		return 0, 0, false
 	}
 	from, to, found := strings.Cut(fields[0], "-")

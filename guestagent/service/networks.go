@@ -52,9 +52,10 @@ func (n networks) Addresses(mac string) (addresses []netip.Prefix, ready bool, e
 	return n.addresses(mac)
 }
 
-// Renew implements configure.Networks. A reload of systemd-networkd brings only those interfaces to their files whose files differ
-// (networkctl(1)). NetworkManager activates what it is told to.
-func (n networks) Renew(ctx context.Context, manager guestconfig.Manager, changed map[string]guestconfig.Network) error {
+// Renew implements configure.Networks. A reload of systemd-networkd brings only those interfaces to
+// their files whose files differ (networkctl(1)). NetworkManager activates what it is told to.
+func (n networks) Renew(ctx context.Context, manager guestconfig.Manager,
+	changed map[string]guestconfig.Network) error {
 	service := manager.Service()
 	state, err := n.units.ActiveState(ctx, service)
 	if err != nil {
@@ -83,15 +84,16 @@ func (n networks) Renew(ctx context.Context, manager guestconfig.Manager, change
 			continue // it is activated when the link comes up
 		}
 		wait := strconv.Itoa(int(activation / time.Second))
-		if _, err := n.run(ctx, "nmcli", "--wait", wait, "connection", "up", "uuid", changed[name].ConnectionUUID(name)); err != nil {
+		if _, err := n.run(ctx, "nmcli", "--wait", wait, "connection", "up", "uuid",
+			changed[name].ConnectionUUID(name)); err != nil {
 			return fmt.Errorf("activate %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// addressesOfInterface returns the addresses of the interface with a MAC address. It is ready unless its link is down: one that is
-// not up yet is brought up by its manager.
+// addressesOfInterface returns the addresses of the interface with a MAC address. It is ready
+// unless its link is down: one that is not up yet is brought up by its manager.
 func addressesOfInterface(mac string) (addresses []netip.Prefix, ready bool, err error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {

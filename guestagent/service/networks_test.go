@@ -45,13 +45,18 @@ func TestANetworkManagerTakesOnWhatHasChanged(t *testing.T) {
 		err     error
 		want    string
 	}{
-		"networkd":                      {guestconfig.Networkd, "active", both, nil, "reload systemd-networkd.service"},
-		"networkd, something is gone":   {guestconfig.Networkd, "active", nil, nil, "reload systemd-networkd.service"},
-		"networkd does not run":         {guestconfig.Networkd, "inactive", both, nil, "start systemd-networkd.service"},
-		"networkd fails":                {guestconfig.Networkd, "active", both, failed, "reload systemd-networkd.service"},
-		"NetworkManager":                {guestconfig.NetworkManager, "active", both, nil, "nmcli connection reload, nmcli --wait 45 connection up uuid " + lan.ConnectionUUID("lan")},
-		"NetworkManager does not run":   {guestconfig.NetworkManager, "failed", nil, nil, "start NetworkManager.service, nmcli connection reload"},
-		"a connection cannot come up":   {guestconfig.NetworkManager, "active", both, failed, "nmcli connection reload"},
+		"networkd":                    {guestconfig.Networkd, "active", both, nil, "reload systemd-networkd.service"},
+		"networkd, something is gone": {guestconfig.Networkd, "active", nil, nil, "reload systemd-networkd.service"},
+		"networkd does not run": {guestconfig.Networkd, "inactive", both, nil,
+			"start systemd-networkd.service"},
+		"networkd fails": {guestconfig.Networkd, "active", both, failed,
+			"reload systemd-networkd.service"},
+		"NetworkManager": {guestconfig.NetworkManager, "active", both, nil,
+			"nmcli connection reload, nmcli --wait 45 connection up uuid " + lan.ConnectionUUID("lan")},
+		"NetworkManager does not run": {guestconfig.NetworkManager, "failed", nil, nil,
+			"start NetworkManager.service, nmcli connection reload"},
+		"a connection cannot come up": {guestconfig.NetworkManager, "active", both, failed,
+			"nmcli connection reload"},
 		"NetworkManager, a link is off": {guestconfig.NetworkManager, "active", map[string]guestconfig.Network{"wan": wan}, nil, "nmcli connection reload"},
 	} {
 		t.Run(name, func(t *testing.T) {

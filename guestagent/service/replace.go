@@ -80,7 +80,8 @@ func (r *replacer) take(from *blobs, next release.Takeover) error {
 		return err
 	}
 	if size != next.Size {
-		return errors.Join(fmt.Errorf("%w: it has %d bytes, and %d were signed", errReplace, size, next.Size), os.Remove(r.places.next))
+		return errors.Join(fmt.Errorf("%w: it has %d bytes, and %d were signed", errReplace, size, next.Size),
+			os.Remove(r.places.next))
 	}
 	if err := errors.Join(os.Chmod(r.places.next, 0o755), from.Drop()); err != nil {
 		return errors.Join(err, fileio.Remove(r.places.next))

@@ -16,14 +16,16 @@ import (
 )
 
 const (
-	// processorsLimit bounds how long the kernel may take to find processors that were plugged in, or to release others.
+	// processorsLimit bounds how long the kernel may take to find processors that were plugged in,
+	// or to release others.
 	processorsLimit = 10 * time.Second
 	// maxSystemFile bounds a file of the kernel that is read, in bytes.
 	maxSystemFile = 64 << 10
 )
 
 // Resources implements agentapi.AgentService.
-func (a *answerer) Resources(ctx context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
+func (a *answerer) Resources(ctx context.Context,
+	request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, processorsLimit)
 	defer cancel()
 	answer, err := resources(ctx, "/", int(request.GetProcessors()))
@@ -33,8 +35,8 @@ func (a *answerer) Resources(ctx context.Context, request *agentapi.ResourcesReq
 	return answer, nil
 }
 
-// resources waits until the kernel whose files are below root has so many processors online, unless the number is 0, and
-// brings online what it finds. It answers what there is when ctx ends.
+// resources waits until the kernel whose files are below root has so many processors online, unless
+// the number is 0, and brings online what it finds. It answers what there is when ctx ends.
 func resources(ctx context.Context, root string, processors int) (*agentapi.ResourcesResponse, error) {
 	var answer agentapi.ResourcesResponse
 	for {
@@ -65,8 +67,8 @@ func resources(ctx context.Context, root string, processors int) (*agentapi.Reso
 	return &answer, nil
 }
 
-// bringOnline counts the processors that are online. If write is true, it first brings the others online. A processor without a
-// file for that is always online.
+// bringOnline counts the processors that are online. If write is true, it first brings the others
+// online. A processor without a file for that is always online.
 func bringOnline(directory string, write bool) (online int, err error) {
 	processors, err := filepath.Glob(filepath.Join(directory, "cpu[0-9]*"))
 	if err != nil {

@@ -23,13 +23,15 @@ func TestProcessorsAreBroughtOnlineAsTheyAppear(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	answer, err := resources(ctx, root, 0)
-	if err != nil || answer.GetProcessors() != 1 || answer.GetMemory() != 498292<<10 || answer.GetMemoryAvailable() != 385580<<10 {
+	if err != nil || answer.GetProcessors() != 1 || answer.GetMemory() != 498292<<10 ||
+		answer.GetMemoryAvailable() != 385580<<10 {
 		t.Fatalf("asked only: %v, %v", answer, err)
 	}
 	if answer, err = resources(ctx, root, 2); err != nil || answer.GetProcessors() != 2 {
 		t.Fatalf("one is offline: %v, %v", answer, err)
 	}
-	if text, err := os.ReadFile(filepath.Join(root, "sys/devices/system/cpu/cpu1/online")); err != nil || string(text) != "1" {
+	if text, err := os.ReadFile(filepath.Join(root, "sys/devices/system/cpu/cpu1/online")); err != nil ||
+		string(text) != "1" {
 		t.Errorf("its file has %q, %v", text, err)
 	}
 	go func() {
@@ -47,7 +49,8 @@ func TestProcessorsAreBroughtOnlineAsTheyAppear(t *testing.T) {
 }
 
 func TestEntriesOfMeminfoAreRead(t *testing.T) {
-	for text, want := range map[string]int64{"A: 12 kB\n": 12 << 10, "A: x kB\n": -1, "A: -1 kB\n": -1, "AB: 12 kB\n": -1, "": -1} {
+	for text, want := range map[string]int64{"A: 12 kB\n": 12 << 10, "A: x kB\n": -1, "A: -1 kB\n": -1,
+		"AB: 12 kB\n": -1, "": -1} {
 		if got, err := meminfo(text, "A"); (err != nil) != (want < 0) || err == nil && got != want {
 			t.Errorf("%q: %d, %v", text, got, err)
 		}

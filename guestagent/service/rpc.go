@@ -43,8 +43,8 @@ const (
 	maxChecks  = 256
 	// stackLimit bounds reading a file from the layers of the running stack.
 	stackLimit = time.Minute
-	// releaseLimit bounds one release of layers, maxReleased how many layers it names. briefly is how long a layer may stay busy
-	// before it is looked at what uses it.
+	// releaseLimit bounds one release of layers, maxReleased how many layers it names. briefly is
+	// how long a layer may stay busy before it is looked at what uses it.
 	releaseLimit = time.Minute
 	briefly      = 200 * time.Millisecond
 	maxReleased  = 256
@@ -134,7 +134,8 @@ func failure(err error) error {
 	switch {
 	case errors.Is(err, refresh.ErrBusy), errors.Is(err, refresh.ErrAccounts), errors.Is(err, refresh.ErrStale),
 		errors.Is(err, refresh.ErrUnfinished), errors.Is(err, journal.ErrDamaged), errors.Is(err, errNoBlob),
-		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown), errors.Is(err, configure.ErrRefused), errors.Is(err, configure.ErrBusy):
+		errors.Is(err, errReplace), errors.Is(err, boot.ErrNotGrown), errors.Is(err, configure.ErrRefused),
+		errors.Is(err, configure.ErrBusy):
 		code = codes.FailedPrecondition
 	case errors.Is(err, configure.ErrTakenBack), errors.Is(err, configure.ErrUnfinished):
 		code = codes.Aborted
@@ -144,7 +145,8 @@ func failure(err error) error {
 		errors.Is(err, refresh.ErrDowngrade), errors.Is(err, errBlob),
 		errors.Is(err, errSuffix), errors.Is(err, tree.ErrDigest), errors.Is(err, release.ErrManifest),
 		errors.Is(err, release.ErrSchema), errors.Is(err, release.ErrContents),
-		errors.Is(err, release.ErrTakeover), errors.Is(err, guestconfig.ErrDocument), errors.Is(err, guestconfig.ErrTooLarge):
+		errors.Is(err, release.ErrTakeover), errors.Is(err, guestconfig.ErrDocument),
+		errors.Is(err, guestconfig.ErrTooLarge):
 		code = codes.InvalidArgument
 	case errors.Is(err, release.ErrSignature):
 		code = codes.PermissionDenied
@@ -282,8 +284,9 @@ func (a *answerer) status(ctx context.Context, event agentapi.Event, state strin
 	return response, a.measure(response)
 }
 
-// unreadable describes the layers that the VM stands on and cannot read: those of the running stack and of the root file
-// system. A refresh in flight checks them itself. They are checked at the same time, since a disk that hangs takes long.
+// unreadable describes the layers that the VM stands on and cannot read: those of the running stack
+// and of the root file system. A refresh in flight checks them itself. They are checked at the same
+// time, since a disk that hangs takes long.
 func (a *answerer) unreadable(ctx context.Context, now refresh.Status) []string {
 	if now.Report != nil && !now.Report.GetDone() {
 		return nil
@@ -423,7 +426,8 @@ func (a *answerer) Mapped(ctx context.Context, request *agentapi.MappedRequest) 
 }
 
 // ReleaseLayers implements agentapi.AgentService.
-func (a *answerer) ReleaseLayers(ctx context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+func (a *answerer) ReleaseLayers(ctx context.Context,
+	request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
 	response, err := a.release(ctx, request.GetIds(), request.GetAskOnly())
@@ -464,8 +468,8 @@ func (a *answerer) release(ctx context.Context, texts []string, askOnly bool) (*
 	return response, nil
 }
 
-// closeUnneeded closes a layer, unless the running stack or a refresh needs it. It does not wait for a layer that is in use: the
-// host has it closed when it detaches it.
+// closeUnneeded closes a layer, unless the running stack or a refresh needs it. It does not wait
+// for a layer that is in use: the host has it closed when it detaches it.
 func (a *answerer) closeUnneeded(ctx context.Context, id tree.Digest) error {
 	now, err := a.engine.Status()
 	if err != nil || a.needed(now, id) != "" {

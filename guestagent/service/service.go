@@ -77,9 +77,11 @@ func Run(ctx context.Context, version string) error {
 	system := live.NewSystem(usr, manager, boot.AgentUnit)
 	engine := &refresh.Engine{
 		Layers: live.Layers{}, Usr: usr, Etc: live.Etc{}, Units: liveUnits{manager}, System: system,
-		Health: live.Health{Units: manager}, Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs,
+		Health:  live.Health{Units: manager},
+		Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs,
 		Starter: live.Starter{Units: manager}, Refused: record.Refused, NotSwitched: notSwitched,
-		Operators: operators, Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit, Moved: moved(record),
+		Operators: operators, Booted: record.Stack, Generation: record.Generation,
+		Agent: boot.AgentUnit, Moved: moved(record),
 		AtOnce: refresh.AtOnce(runtime.NumCPU()), Network: &live.Network{Record: mounts.NetworkRecord, Units: manager},
 	}
 	if err := engine.Starter.Kexec(ctx, nil, nil, "", release.Stack{}); err != nil {
@@ -121,7 +123,8 @@ func Run(ctx context.Context, version string) error {
 	var replaced atomic.Bool
 	health := live.Health{Units: manager}
 	configurator := &configure.Configurator{
-		Root: "/", StateDirectory: mounts.StateDir, Engine: engine, Units: configuredUnits{liveUnits{manager}}, Stack: runningStack{engine},
+		Root: "/", StateDirectory: mounts.StateDir, Engine: engine, Units: configuredUnits{liveUnits{manager}},
+		Stack:  runningStack{engine},
 		Health: health, Networks: liveNetworks(manager), MergeKeys: boot.MergeAuthorizedKeys,
 	}
 	recovered := make(chan struct{})
@@ -134,19 +137,23 @@ func Run(ctx context.Context, version string) error {
 	defer func() { <-recovered }()
 	defer leave()
 	answers := &answerer{
-		version: version, configurator: configurator, engine: engine, blobs: blobs, layers: liveLayers{}, system: observer{System: system, manager: manager, usr: usr},
-		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc", refused: refused, grow: boot.GrowMounted,
-		identify: identify, setDisks: func(ctx context.Context, wanted []disks.Wanted, release []string) (map[string][]string, error) {
+		version: version, configurator: configurator, engine: engine, blobs: blobs, layers: liveLayers{},
+		system: observer{System: system, manager: manager, usr: usr},
+		booted: record.Stack, notBooted: record.Refused, privateDir: mounts.PrivateDir, proc: "/proc",
+		refused: refused, grow: boot.GrowMounted,
+		identify: identify, setDisks: func(ctx context.Context, wanted []disks.Wanted,
+			release []string) (map[string][]string, error) {
 			firmware, err := boot.FirmwareDisks()
 			if err != nil {
 				return nil, err
 			}
 			return disks.Set(ctx, disks.Running{Manager: manager}, disks.Own, firmware, wanted, release)
 		},
-		replacer: &replacer{own: own, guest: guest, operators: operators, places: places, yield: func() (func(), error) { return yield(engine, configurator) }, leave: func() {
-			replaced.Store(true)
-			time.AfterFunc(lastWord, yielded)
-		}},
+		replacer: &replacer{own: own, guest: guest, operators: operators, places: places,
+			yield: func() (func(), error) { return yield(engine, configurator) }, leave: func() {
+				replaced.Store(true)
+				time.AfterFunc(lastWord, yielded)
+			}},
 		answered: sync.OnceFunc(func() {
 			if err := notify(judge(), answeredWord); err != nil {
 				say(err)

@@ -90,7 +90,8 @@ func (f *fakeEngine) Refresh(request *agentapi.RefreshRequest) (bool, error) {
 func (f *fakeEngine) Check(_ context.Context, checks []*agentapi.HealthCheck) (failed []*agentapi.FailedCheck) {
 	for _, check := range checks {
 		if check.GetUnit() != "" {
-			failed = append(failed, &agentapi.FailedCheck{Name: check.GetName(), Reason: check.GetUnit() + " has failed"})
+			failed = append(failed,
+				&agentapi.FailedCheck{Name: check.GetName(), Reason: check.GetUnit() + " has failed"})
 		}
 	}
 	return failed
@@ -111,7 +112,8 @@ type fakeLayers struct {
 	// abandoned gets the layers that were; mounted are those whose own mount is in use, so that they cannot be.
 	abandoned *[]tree.Digest
 	mounted   map[tree.Digest]bool
-	// patient counts the calls of Close for a layer that may wait until the layer is not busy any more, brief all others.
+	// patient counts the calls of Close for a layer that may wait until the layer is not busy any
+	// more, brief all others.
 	patient, brief map[tree.Digest]int
 }
 
@@ -211,19 +213,25 @@ func newWorldWith(t *testing.T, limits callerLimits) *world {
 	must(t, err)
 	blobs, err := newBlobs(filepath.Join(directory, "blobs"))
 	must(t, err)
-	running := release.Stack{Base: tree.Digest{1}, Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
-	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"), listeners: make(chan net.Listener, 16),
-		engine: &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
-	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs, configurator: &configure.Configurator{StateDirectory: directory},
+	running := release.Stack{Base: tree.Digest{1},
+		Layers: []release.Layer{{ID: tree.Digest{10}, DataSize: 4096}}, Kernel: "6.12.0"}
+	w := &world{t: t, operator: operator, agentKey: key, socket: filepath.Join(directory, "s"),
+		listeners: make(chan net.Listener, 16),
+		engine:    &fakeEngine{now: refresh.Status{Stack: running, Generation: 3, State: refresh.Idle}}}
+	w.answers = &answerer{version: "test", engine: w.engine, blobs: blobs,
+		configurator: &configure.Configurator{StateDirectory: directory},
 		layers: fakeLayers{inUse: map[tree.Digest]bool{{99}: true, {98}: true, {97}: true, {96}: true, {95}: true},
-			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest), patient: map[tree.Digest]int{}, brief: map[tree.Digest]int{}},
+			mounted: map[tree.Digest]bool{{95}: true}, abandoned: new([]tree.Digest), patient: map[tree.Digest]int{},
+			brief: map[tree.Digest]int{}},
 		system: fakeObserver{}, answered: func() { w.answered.Add(1) },
 		booted: release.Stack{Layers: []release.Layer{{ID: tree.Digest{20}}}}, privateDir: directory, proc: "/proc"}
 	public, _ := operator.Public().(ed25519.PublicKey)
 	guest, _ := key.Public().(ed25519.PublicKey)
 	w.answers.replacer = &replacer{
-		own: func() (tree.Digest, error) { return ownDigest, nil }, guest: guest, operators: []ed25519.PublicKey{public},
-		places: placesIn(filepath.Join(directory, "bin")), yield: w.engine.Yield, leave: func() { w.left.Store(true) },
+		own: func() (tree.Digest, error) { return ownDigest, nil }, guest: guest,
+		operators: []ed25519.PublicKey{public},
+		places:    placesIn(filepath.Join(directory, "bin")), yield: w.engine.Yield,
+		leave: func() { w.left.Store(true) },
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
@@ -294,15 +302,18 @@ func must(t *testing.T, err error) {
 func TestStatusTellsWhatIsNotAsTheStackSays(t *testing.T) {
 	w := newWorld(t)
 	w.engine.now.Pending = []string{"kernel"}
-	w.engine.remaining, w.engine.oldPending = []string{"dbus.service 1 /usr/lib/x"}, []string{"kernel", "dbus.service still uses /usr/lib/x"}
+	w.engine.remaining, w.engine.oldPending = []string{"dbus.service 1 /usr/lib/x"},
+		[]string{"kernel", "dbus.service still uses /usr/lib/x"}
 	w.answers.layers = fakeLayers{unreadable: map[tree.Digest]bool{{10}: true, {20}: true}}
 	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{})
 	must(t, err)
-	if !slices.Equal(answer.GetRemaining(), w.engine.remaining) || !slices.Equal(answer.GetPending(), w.engine.oldPending) {
+	if !slices.Equal(answer.GetRemaining(), w.engine.remaining) ||
+		!slices.Equal(answer.GetPending(), w.engine.oldPending) {
 		t.Errorf("remaining %q, pending %q", answer.GetRemaining(), answer.GetPending())
 	}
 	lines := answer.GetUnreadable()
-	if len(lines) != 2 || !strings.Contains(lines[0], tree.Digest{10}.String()) || !strings.Contains(lines[1], tree.Digest{20}.String()) {
+	if len(lines) != 2 || !strings.Contains(lines[0], tree.Digest{10}.String()) ||
+		!strings.Contains(lines[1], tree.Digest{20}.String()) {
 		t.Errorf("unreadable %q", lines)
 	}
 	// A VM that cannot read its files answers all the same, and does not say that nothing is old.
@@ -372,7 +383,8 @@ func TestStatusWaitsUntilARefreshIsInAnotherState(t *testing.T) {
 		w.engine.mutex.Unlock()
 	}
 	// No longer than it is asked to, and never longer than it ever waits.
-	for milliseconds, atMost := range map[int64]time.Duration{20: waitLimit / 2, -1: waitLimit / 2, 1 << 62: 2 * waitLimit} {
+	for milliseconds, atMost := range map[int64]time.Duration{20: waitLimit / 2, -1: waitLimit / 2,
+		1 << 62: 2 * waitLimit} {
 		began := time.Now()
 		answers := ask(milliseconds)
 		<-w.engine.seen
@@ -387,7 +399,8 @@ func TestStatusWaitsUntilServicesHaveStarted(t *testing.T) {
 	w := newWorld(t)
 	var asks atomic.Int64
 	w.answers.system = fakeObserver{asks: &asks, until: 2}
-	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: 60_000})
+	answer, err := w.agent().Status(t.Context(),
+		&agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: 60_000})
 	must(t, err)
 	if answer.GetSystemState() != "running" || len(answer.GetAttached()) != 2 || asks.Load() < 3 {
 		t.Errorf("asked %d times: %v", asks.Load(), answer)
@@ -421,7 +434,8 @@ func TestABlobIsTakenInPartsAndCheckedByDigest(t *testing.T) {
 	data := bytes.Repeat([]byte("contents "), 300_000) // 2.7 MB
 	digest := tree.Sum(data)
 	put := func(offset, size int, part []byte) (bool, error) {
-		answer, err := agent.Put(t.Context(), &agentapi.PutRequest{Digest: digest.String(), Offset: int64(offset), Size: int64(size), Data: part})
+		answer, err := agent.Put(t.Context(),
+			&agentapi.PutRequest{Digest: digest.String(), Offset: int64(offset), Size: int64(size), Data: part})
 		return answer.GetComplete(), err
 	}
 	for name, wrong := range map[string]func() (bool, error){
@@ -486,7 +500,8 @@ func TestRefreshAndItsRefusals(t *testing.T) {
 func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 	w := newWorld(t)
 	id := func(b byte) string { return tree.Digest{b}.String() }
-	answer, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(20), id(30), id(99)}})
+	answer, err := w.agent().ReleaseLayers(t.Context(),
+		&agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(20), id(30), id(99)}})
 	must(t, err)
 	if len(answer.GetFree()) != 1 || answer.GetFree()[0] != id(30) {
 		t.Errorf("free: %v", answer.GetFree())
@@ -495,11 +510,13 @@ func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 	for _, held := range answer.GetHeld() {
 		by[held.GetId()] = strings.Join(held.GetBy(), " ")
 	}
-	if _, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(97)}}); err != nil {
+	if _, err := w.agent().ReleaseLayers(t.Context(),
+		&agentapi.ReleaseLayersRequest{Ids: []string{id(97)}}); err != nil {
 		t.Error(err)
 	}
-	asked, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(99), id(98),
-		id(97)}, AskOnly: true})
+	asked, err := w.agent().ReleaseLayers(t.Context(),
+		&agentapi.ReleaseLayersRequest{Ids: []string{id(10), id(99), id(98),
+			id(97)}, AskOnly: true})
 	must(t, err)
 	if len(asked.GetHeld()) != 3 || asked.GetHeld()[2].GetId() != id(97) || asked.GetHeld()[1].GetId() != id(99) ||
 		len(asked.GetFree()) != 1 || asked.GetFree()[0] != id(98) {
@@ -514,7 +531,8 @@ func TestLayersAreClosedWhenNothingNeedsThem(t *testing.T) {
 func TestALayerThatNobodyReadsIsAbandoned(t *testing.T) {
 	w := newWorld(t)
 	id := func(b byte) string { return tree.Digest{b}.String() }
-	answer, err := w.agent().ReleaseLayers(t.Context(), &agentapi.ReleaseLayersRequest{Ids: []string{id(99), id(97), id(96), id(95)}})
+	answer, err := w.agent().ReleaseLayers(t.Context(),
+		&agentapi.ReleaseLayersRequest{Ids: []string{id(99), id(97), id(96), id(95)}})
 	must(t, err)
 	if free := answer.GetFree(); len(free) != 1 || free[0] != id(96) {
 		t.Errorf("free: %v", free)
@@ -543,7 +561,8 @@ func TestAnUnneededLayerIsClosedAtOnceOrNotAtAll(t *testing.T) {
 	w := newWorld(t)
 	layers, _ := w.answers.layers.(fakeLayers)
 	for _, busy := range []tree.Digest{{97}, {10}} { // the stack that runs has 10
-		if err := w.answers.closeUnneeded(t.Context(), busy); (busy == tree.Digest{97}) != errors.Is(err, mounts.ErrLayerInUse) {
+		if err := w.answers.closeUnneeded(t.Context(),
+			busy); (busy == tree.Digest{97}) != errors.Is(err, mounts.ErrLayerInUse) {
 			t.Errorf("layer %s: %v", busy, err)
 		}
 	}
@@ -583,7 +602,8 @@ func TestMappedTellsTheVeryBytes(t *testing.T) {
 			t.Fatalf("%v", answer)
 		}
 	}
-	if _, err := agent.Mapped(t.Context(), &agentapi.MappedRequest{Suffix: "/"}); status.Code(err) != codes.InvalidArgument {
+	if _, err := agent.Mapped(t.Context(),
+		&agentapi.MappedRequest{Suffix: "/"}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a suffix that all files have: %v", err)
 	}
 }

@@ -89,7 +89,8 @@ func (p takeoverPlaces) save(record takeoverRecord) error {
 func (p takeoverPlaces) settle(digest func() (tree.Digest, error)) (refused takeoverRecord, err error) {
 	record, err := p.load()
 	if errors.Is(err, fs.ErrNotExist) {
-		return takeoverRecord{}, fileio.Remove(p.next) // of an agent that was killed before it recorded that it tries it
+		return takeoverRecord{},
+			fileio.Remove(p.next) // of an agent that was killed before it recorded that it tries it
 	}
 	if err != nil {
 		return takeoverRecord{}, err

@@ -23,13 +23,15 @@ var ownDigest = tree.Sum([]byte("this agent"))
 
 func placesIn(directory string) takeoverPlaces {
 	in := func(name string) string { return filepath.Join(directory, name) }
-	return takeoverPlaces{binary: in("agent"), next: in("agent.next"), record: in("takeover.json"), socket: in("takeover.sock")}
+	return takeoverPlaces{binary: in("agent"), next: in("agent.next"), record: in("takeover.json"),
+		socket: in("takeover.sock")}
 }
 
 // signedFor has an operator sign that data takes over.
 func (w *world) signedFor(data []byte, change func(*release.Takeover)) []byte {
 	w.t.Helper()
-	next := release.Takeover{Guest: w.answers.replacer.guest, From: ownDigest, To: tree.Sum(data), Size: int64(len(data))}
+	next := release.Takeover{Guest: w.answers.replacer.guest, From: ownDigest,
+		To: tree.Sum(data), Size: int64(len(data))}
 	if change != nil {
 		change(&next)
 	}
@@ -40,7 +42,8 @@ func (w *world) signedFor(data []byte, change func(*release.Takeover)) []byte {
 
 func (w *world) put(data []byte) {
 	w.t.Helper()
-	_, err := w.agent().Put(w.t.Context(), &agentapi.PutRequest{Digest: tree.Sum(data).String(), Size: int64(len(data)), Data: data})
+	_, err := w.agent().Put(w.t.Context(),
+		&agentapi.PutRequest{Digest: tree.Sum(data).String(), Size: int64(len(data)), Data: data})
 	must(w.t, err)
 }
 
@@ -86,17 +89,20 @@ func TestNoAgentTakesOverThatMayNot(t *testing.T) {
 			return w.signedFor(next,
 				func(n *release.Takeover) { n.Size++ })
 		}},
-		"not put":      {code: codes.FailedPrecondition, note: func(w *world) []byte { return w.signedFor(other, nil) }},
+		"not put": {code: codes.FailedPrecondition,
+			note: func(w *world) []byte { return w.signedFor(other, nil) }},
 		"in a refresh": {code: codes.FailedPrecondition, busy: refresh.ErrBusy, note: func(w *world) []byte { return w.signedFor(next, nil) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.put(next)
 			w.engine.refused = c.busy
-			if _, err := w.agent().Replace(t.Context(), &agentapi.ReplaceRequest{Note: c.note(w)}); status.Code(err) != c.code {
+			if _, err := w.agent().Replace(t.Context(),
+				&agentapi.ReplaceRequest{Note: c.note(w)}); status.Code(err) != c.code {
 				t.Errorf("got %v, want code %v", err, c.code)
 			}
-			if _, err := os.Stat(w.answers.replacer.places.next); !errors.Is(err, os.ErrNotExist) || w.left.Load() || w.engine.yielded {
+			if _, err := os.Stat(w.answers.replacer.places.next); !errors.Is(err, os.ErrNotExist) ||
+				w.left.Load() || w.engine.yielded {
 				t.Errorf("something was done: %v, left %v", err, w.left.Load())
 			}
 		})
@@ -107,7 +113,8 @@ func TestNoAgentTakesOverThatMayNot(t *testing.T) {
 
 func TestTheAgentThatRunsIsNotReplacedByItself(t *testing.T) {
 	w := newWorld(t)
-	answer, err := w.agent().Replace(t.Context(), &agentapi.ReplaceRequest{Note: w.signedFor([]byte("this agent"), nil)})
+	answer, err := w.agent().Replace(t.Context(),
+		&agentapi.ReplaceRequest{Note: w.signedFor([]byte("this agent"), nil)})
 	must(t, err)
 	if answer.GetStarted() || w.left.Load() {
 		t.Errorf("%v, left %v", answer, w.left.Load())
@@ -213,8 +220,10 @@ func TestStatusTellsWhichAgentAnswers(t *testing.T) {
 	w.answers.refused = takeoverRecord{To: tree.Digest{7}, Refused: "it ended"}
 	answer, err := w.agent().Status(t.Context(), &agentapi.StatusRequest{})
 	must(t, err)
-	if answer.GetAgentDigest() != ownDigest.String() || answer.GetAgentRefused() != "agent "+(tree.Digest{7}).String()+": it ended" ||
-		answer.GetRefusedAgentDigest() != (tree.Digest{7}).String() || answer.GetProtocol() != agentapi.Protocol || w.answered.Load() != 1 {
+	if answer.GetAgentDigest() != ownDigest.String() ||
+		answer.GetAgentRefused() != "agent "+(tree.Digest{7}).String()+": it ended" ||
+		answer.GetRefusedAgentDigest() != (tree.Digest{7}).String() ||
+		answer.GetProtocol() != agentapi.Protocol || w.answered.Load() != 1 {
 		t.Errorf("%v, answered %d", answer, w.answered.Load())
 	}
 }

@@ -76,7 +76,8 @@ func (o observer) loops(id tree.Digest) ([]string, error) {
 }
 
 // usersOf finds at most limit processes that use a layer, as it shows through the /usr of this boot, or its own mount.
-func (o observer) usersOf(ctx context.Context, id tree.Digest, through func(tree.Digest) ([]mounts.Shown, error), limit int) ([]mounts.User, error) {
+func (o observer) usersOf(ctx context.Context, id tree.Digest, through func(tree.Digest) ([]mounts.Shown, error),
+	limit int) ([]mounts.User, error) {
 	shown, err := through(id)
 	if err != nil {
 		return nil, err

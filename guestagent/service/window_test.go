@@ -16,12 +16,14 @@ func TestABootIsGoodOnceItIsUpAndIsRestartedIfItIsNot(t *testing.T) {
 		want   string
 		err    error
 	}{
-		"it comes up":                                {states: []string{"starting", "running"}, want: "good"},
-		"some unit failed":                           {states: []string{"starting", "degraded"}, want: "good"},
-		"it ends in maintenance":                     {states: []string{"starting", "maintenance"}, want: "restart", err: errNotUp},
-		"it never ends to start":                     {states: []string{"starting"}, want: "restart", err: errNotUp},
-		"there is nothing else to boot":              {states: []string{"maintenance"}, alone: true, err: errNotUp},
-		"a refresh judges it, and then it is up":     {states: []string{"maintenance", "starting", "running"}, judged: 3, want: "good"},
+		"it comes up":      {states: []string{"starting", "running"}, want: "good"},
+		"some unit failed": {states: []string{"starting", "degraded"}, want: "good"},
+		"it ends in maintenance": {states: []string{"starting", "maintenance"},
+			want: "restart", err: errNotUp},
+		"it never ends to start":        {states: []string{"starting"}, want: "restart", err: errNotUp},
+		"there is nothing else to boot": {states: []string{"maintenance"}, alone: true, err: errNotUp},
+		"a refresh judges it, and then it is up": {states: []string{"maintenance", "starting", "running"},
+			judged: 3, want: "good"},
 		"a refresh judges it for longer than it may": {states: []string{"starting"}, judged: 40, want: "restart", err: errNotUp},
 	} {
 		t.Run(name, func(t *testing.T) {

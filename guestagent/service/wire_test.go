@@ -150,7 +150,8 @@ func TestMoreCallersThanThereIsRoomForWait(t *testing.T) {
 	must(t, held[0].Close())
 	_, err = late.Status(ctx, &agentapi.StatusRequest{})
 	must(t, err)
-	matrix.Record(t, "more connections than allowed", "while others are open", "they wait until another connection closes")
+	matrix.Record(t, "more connections than allowed", "while others are open",
+		"they wait until another connection closes")
 }
 
 // A frame may name four gigabytes. Nothing of that is kept, and its caller alone waits.

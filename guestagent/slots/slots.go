@@ -140,7 +140,8 @@ func load(file *os.File) (both [2]slot, size int, err error) {
 	if err != nil {
 		return both, 0, err
 	}
-	if length := info.Size(); !info.Mode().IsRegular() || length < 2*smallest || length > 4*largest || length%(2*block) != 0 {
+	if length := info.Size(); !info.Mode().IsRegular() || length < 2*smallest ||
+		length > 4*largest || length%(2*block) != 0 {
 		return both, 0, fmt.Errorf("%w: a file of %d bytes", ErrDamaged, length)
 	}
 	size = int(info.Size() / 2)

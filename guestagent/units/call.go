@@ -48,7 +48,8 @@ func (c *connection) get(properties []property) ([]value, error) {
 	for first := 0; first < len(properties); first += maxInFlight {
 		some := properties[first:min(first+maxInFlight, len(properties))]
 		for i, p := range some {
-			out = appendCall(out, c.sent+uint32(i)+1, objectOf(p.unit), propertyInterface, "Get", texts(p.iface, p.name))
+			out = appendCall(out, c.sent+uint32(i)+1, objectOf(p.unit), propertyInterface,
+				"Get", texts(p.iface, p.name))
 		}
 		if _, err := c.out.Write(out); err != nil {
 			return nil, fmt.Errorf("ask systemd: %w", err)

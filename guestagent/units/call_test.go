@@ -72,7 +72,8 @@ func serve(t *testing.T, conn net.Conn, answer func(call *dbus.Message, send fun
 // answerTo makes an answer of a value, or of an error.
 func answerTo(call *dbus.Message, value any) *dbus.Message {
 	answer := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()), dbus.FieldSender: dbus.MakeVariant("org.freedesktop.systemd1"),
+		dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()),
+		dbus.FieldSender:      dbus.MakeVariant("org.freedesktop.systemd1"),
 	}}
 	if err, failed := value.(error); failed {
 		answer.Type = dbus.TypeError
@@ -89,14 +90,17 @@ func answerTo(call *dbus.Message, value any) *dbus.Message {
 var happening = &dbus.Message{
 	Type: dbus.TypeSignal,
 	Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerInterface),
-		dbus.FieldMember: dbus.MakeVariant("UnitNew"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf("", dbus.ObjectPath(managerPath))),
+		dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(managerPath)),
+		dbus.FieldInterface: dbus.MakeVariant(managerInterface),
+		dbus.FieldMember:    dbus.MakeVariant("UnitNew"),
+		dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf("", dbus.ObjectPath(managerPath))),
 	},
 	Body: []any{"some.service", dbus.ObjectPath("/org/freedesktop/systemd1/unit/some_2eservice")},
 }
 
 // askIt asks a manager of that kind.
-func askIt(t *testing.T, questions []property, property func(path dbus.ObjectPath, face, name string) any) ([]value, error) {
+func askIt(t *testing.T, questions []property,
+	property func(path dbus.ObjectPath, face, name string) any) ([]value, error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -150,7 +154,8 @@ func askAll(conn io.ReadWriter, questions []property) ([]value, error) {
 func TestPropertiesOfAllTypesAreRead(t *testing.T) {
 	values := map[string]any{
 		"text": "active", "nothing": "", "path": dbus.ObjectPath("/org/x"), "yes": true, "no": false,
-		"list": []string{"a.service", "", "ünïcode.service"}, "empty": []string{}, "count": uint32(7), "moment": uint64(1) << 40,
+		"list": []string{"a.service", "", "ünïcode.service"}, "empty": []string{}, "count": uint32(7),
+		"moment": uint64(1) << 40,
 		"job": struct {
 			Number uint32
 			Object dbus.ObjectPath
@@ -218,9 +223,11 @@ func FuzzConverse(f *testing.F) {
 	var good bytes.Buffer
 	good.WriteString("OK 0\r\n")
 	variant := dbus.MakeVariant([]string{"a.service", "b.service"})
-	for _, m := range []*dbus.Message{happening, {Type: dbus.TypeMethodReply, Body: []any{variant}, Headers: map[dbus.HeaderField]dbus.Variant{
-		dbus.FieldReplySerial: dbus.MakeVariant(uint32(1)), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(variant)),
-	}}} {
+	for _, m := range []*dbus.Message{happening,
+		{Type: dbus.TypeMethodReply, Body: []any{variant}, Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldReplySerial: dbus.MakeVariant(uint32(1)),
+			dbus.FieldSignature:   dbus.MakeVariant(dbus.SignatureOf(variant)),
+		}}} {
 		if err := m.EncodeTo(&good, binary.LittleEndian); err != nil {
 			f.Fatal(err)
 		}
@@ -233,7 +240,8 @@ func FuzzConverse(f *testing.F) {
 	f.Add([]byte("REJECTED EXTERNAL\r\n"))
 	f.Add(good.Bytes()[:good.Len()-3])
 	f.Fuzz(func(t *testing.T, text []byte) {
-		answers, err := askAll(said{bytes.NewReader(text)}, []property{{"a.service", unitInterface, "After"}, {"b.service", unitInterface, "Id"}})
+		answers, err := askAll(said{bytes.NewReader(text)},
+			[]property{{"a.service", unitInterface, "After"}, {"b.service", unitInterface, "Id"}})
 		for _, a := range answers {
 			if err == nil && len(strings.Join(a.texts, "")) > len(text) {
 				t.Errorf("%d bytes became %q", len(text), a.texts)

@@ -61,7 +61,8 @@ func (b *bounded) Write(data []byte) (int, error) {
 func LastLog(ctx context.Context, unit string) string {
 	ctx, cancel := context.WithTimeout(ctx, logLimit)
 	defer cancel()
-	lines, err := Run(ctx, "journalctl", "--unit", unit, "--boot", "--lines", logLines, "--output", "cat", "--no-pager", "--quiet")
+	lines, err := Run(ctx, "journalctl", "--unit", unit, "--boot", "--lines", logLines, "--output",
+		"cat", "--no-pager", "--quiet")
 	if err != nil {
 		return ""
 	}
@@ -71,8 +72,8 @@ func LastLog(ctx context.Context, unit string) string {
 // accountDirs are the directories of files that systemd-sysusers reads (sysusers.d(5)).
 var accountDirs = []string{"/etc/sysusers.d", "/run/sysusers.d", "/usr/local/lib/sysusers.d", "/usr/lib/sysusers.d"}
 
-// ApplyAccounts creates the accounts that files of sysusers.d with these names declare (systemd-sysusers(8)). It does not
-// bring back what others declare and was removed. A name of which there is no file is left out.
+// ApplyAccounts creates the accounts that files of sysusers.d with these names declare (systemd-sysusers(8)).
+// It does not bring back what others declare and was removed. A name of which there is no file is left out.
 func ApplyAccounts(ctx context.Context, names []string) error {
 	names, err := present(accountDirs, names)
 	if err != nil || len(names) == 0 {
@@ -88,8 +89,8 @@ func ApplyAccounts(ctx context.Context, names []string) error {
 // temporaryDirs are the directories of files that systemd-tmpfiles reads (tmpfiles.d(5)).
 var temporaryDirs = []string{"/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d"}
 
-// ApplyTemporary creates what files of tmpfiles.d with these names declare (systemd-tmpfiles(8)). It removes nothing, and
-// does not touch what others declare. A name of which there is no file is left out.
+// ApplyTemporary creates what files of tmpfiles.d with these names declare (systemd-tmpfiles(8)). It
+// removes nothing, and does not touch what others declare. A name of which there is no file is left out.
 func ApplyTemporary(ctx context.Context, names []string) error {
 	names, err := present(temporaryDirs, names)
 	if err != nil || len(names) == 0 {

@@ -6,8 +6,8 @@ import (
 	"os/exec"
 )
 
-// Enabled reports whether links in /etc enable a unit, as systemctl is-enabled says (systemctl(1)). A unit that does not
-// exist is not enabled, nor is one that has nothing to be enabled by.
+// Enabled reports whether links in /etc enable a unit, as systemctl is-enabled says (systemctl(1)).
+// A unit that does not exist is not enabled, nor is one that has nothing to be enabled by.
 func Enabled(ctx context.Context, unit string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolLimit)
 	defer cancel()

@@ -29,7 +29,8 @@ var factProperties = []string{
 // does not know are left out: they ended meanwhile, or there are no such units. Of a template, which is no unit of
 // systemd's, it returns the file.
 func (m *Manager) Facts(ctx context.Context, names []string) (map[string]impact.Unit, error) {
-	facts, err := templatesIn(unitDirs, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !impact.IsTemplate(name) }))
+	facts, err := templatesIn(unitDirs,
+		slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !impact.IsTemplate(name) }))
 	names = slices.DeleteFunc(slices.Clone(names), impact.IsTemplate)
 	if err != nil || len(names) == 0 {
 		return facts, err

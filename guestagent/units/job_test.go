@@ -14,14 +14,17 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-const ownJob, otherJob = dbus.ObjectPath("/org/freedesktop/systemd1/job/7"), dbus.ObjectPath("/org/freedesktop/systemd1/job/8")
+const ownJob, otherJob = dbus.ObjectPath("/org/freedesktop/systemd1/job/7"),
+	dbus.ObjectPath("/org/freedesktop/systemd1/job/8")
 
 func removed(job dbus.ObjectPath, unit, result string) *dbus.Message {
 	return &dbus.Message{
 		Type: dbus.TypeSignal,
 		Headers: map[dbus.HeaderField]dbus.Variant{
-			dbus.FieldPath: dbus.MakeVariant(dbus.ObjectPath(managerPath)), dbus.FieldInterface: dbus.MakeVariant(managerInterface),
-			dbus.FieldMember: dbus.MakeVariant("JobRemoved"), dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(uint32(0), job, "", "")),
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath(managerPath)),
+			dbus.FieldInterface: dbus.MakeVariant(managerInterface),
+			dbus.FieldMember:    dbus.MakeVariant("JobRemoved"),
+			dbus.FieldSignature: dbus.MakeVariant(dbus.SignatureOf(uint32(0), job, "", "")),
 		},
 		Body: []any{uint32(7), job, unit, result},
 	}
@@ -88,17 +91,19 @@ var restartedOnce = map[string]any{
 func TestAJobIsAwaitedWhereverItsEndIsToldOf(t *testing.T) {
 	for when, after := range map[string]bool{"after the answer": true, "before the answer": false} {
 		var called []string
-		systemd(t, restartedOnce, func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
-			for _, arg := range args {
-				name += " " + arg.(string) //nolint:forcetypeassert // a panic fails the test
-			}
-			called = append(called, name)
-			if after {
-				return send(happening, removed(otherJob, "b.service", "failed"), answerTo(call, ownJob), happening,
-					removed(otherJob, "a.service", "canceled"), removed(ownJob, "a.service", "done"))
-			}
-			return send(removed(ownJob, "a.service", "done"), removed(otherJob, "b.service", "failed"), answerTo(call, ownJob))
-		})
+		systemd(t, restartedOnce,
+			func(name string, args []any, call *dbus.Message, send func(...*dbus.Message) error) error {
+				for _, arg := range args {
+					name += " " + arg.(string) //nolint:forcetypeassert // a panic fails the test
+				}
+				called = append(called, name)
+				if after {
+					return send(happening, removed(otherJob, "b.service", "failed"), answerTo(call, ownJob), happening,
+						removed(otherJob, "a.service", "canceled"), removed(ownJob, "a.service", "done"))
+				}
+				return send(removed(ownJob, "a.service", "done"),
+					removed(otherJob, "b.service", "failed"), answerTo(call, ownJob))
+			})
 		away, err := new(Manager).Restart(t.Context(), "a.service")
 		if err != nil || away != 250*time.Millisecond {
 			t.Errorf("%s: away for %v, %v", when, away, err)
@@ -124,7 +129,8 @@ func TestAJobThatSystemdDoesNotTakeIsAnError(t *testing.T) {
 		return send(answerTo(call, errors.New("Unit a.service not found.")))
 	})
 	if err := new(Manager).Stop(t.Context(), "a.service"); err == nil ||
-		!strings.Contains(err.Error(), "stop a.service: org.freedesktop.systemd1.NoSuchUnit: Unit a.service not found.") {
+		!strings.Contains(err.Error(),
+			"stop a.service: org.freedesktop.systemd1.NoSuchUnit: Unit a.service not found.") {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -153,12 +159,13 @@ func TestAJobIsAwaitedNoLongerThanTheCallerWaits(t *testing.T) {
 
 func TestAReexecutionEndsWithTheConnectionAndTheNextAnswer(t *testing.T) {
 	again := 0
-	systemd(t, map[string]any{"SystemState": "running"}, func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
-		if again++; name != "Reexecute" {
-			t.Errorf("called %s", name)
-		}
-		return net.ErrClosed
-	})
+	systemd(t, map[string]any{"SystemState": "running"},
+		func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
+			if again++; name != "Reexecute" {
+				t.Errorf("called %s", name)
+			}
+			return net.ErrClosed
+		})
 	if err := new(Manager).Reexecute(t.Context()); err != nil || again != 1 {
 		t.Errorf("called %d times, %v", again, err)
 	}
@@ -226,7 +233,8 @@ func TestInstancesOfTemplatesAreListed(t *testing.T) {
 
 func TestFilesThatAreInNoDirectoryAreLeftOut(t *testing.T) {
 	first, second := t.TempDir(), t.TempDir()
-	for _, path := range []string{filepath.Join(first, "a.conf"), filepath.Join(second, "a.conf"), filepath.Join(second, "b.conf")} {
+	for _, path := range []string{filepath.Join(first, "a.conf"), filepath.Join(second, "a.conf"),
+		filepath.Join(second, "b.conf")} {
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +247,8 @@ func TestFilesThatAreInNoDirectoryAreLeftOut(t *testing.T) {
 
 func TestObjectsAreNamedAsSystemdDoes(t *testing.T) {
 	for unit, want := range map[string]string{
-		"": "", "a-b@1.service": "/unit/a_2db_401_2eservice", "9p.mount": "/unit/_39p_2emount", "ü.slice": "/unit/_c3_bc_2eslice",
+		"": "", "a-b@1.service": "/unit/a_2db_401_2eservice", "9p.mount": "/unit/_39p_2emount",
+		"ü.slice": "/unit/_c3_bc_2eslice",
 	} {
 		if got := objectOf(unit); got != managerPath+want {
 			t.Errorf("%q: %s", unit, got)
@@ -248,10 +257,11 @@ func TestObjectsAreNamedAsSystemdDoes(t *testing.T) {
 }
 
 func TestAConnectionIsUsedAgainUnlessItWasClosed(t *testing.T) {
-	systemd(t, map[string]any{"ActiveState": "active"}, func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
-		t.Errorf("called %s", name)
-		return net.ErrClosed
-	})
+	systemd(t, map[string]any{"ActiveState": "active"},
+		func(name string, _ []any, _ *dbus.Message, _ func(...*dbus.Message) error) error {
+			t.Errorf("called %s", name)
+			return net.ErrClosed
+		})
 	before := keepFor
 	t.Cleanup(func() { keepFor = before })
 	var m Manager

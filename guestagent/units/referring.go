@@ -14,7 +14,8 @@ import (
 
 // unitDirs are the directories of unit files (systemd.unit(5)).
 var unitDirs = []string{
-	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
+	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient",
+	"/run/systemd/generator.early",
 	"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
 	"/usr/lib/systemd/system", "/run/systemd/generator.late",
 }
@@ -68,7 +69,8 @@ func linksIn(root string, directories []string) (links []impact.Enabled, err err
 		}
 		for _, name := range found {
 			// /usr/local is a link: a release has what is below it elsewhere.
-			path := strings.Replace(strings.TrimPrefix(name, strings.TrimSuffix(root, "/")+"/"), "usr/local/", "var/usrlocal/", 1)
+			path := strings.Replace(strings.TrimPrefix(name, strings.TrimSuffix(root, "/")+"/"),
+				"usr/local/", "var/usrlocal/", 1)
 			if link, ok := impact.Link(path); ok {
 				links = append(links, link)
 			}

@@ -46,7 +46,8 @@ func TestOnlyUnitsWhoseFilesLeadToOthersAreAskedAbout(t *testing.T) {
 		"plain.service", "direct.service", "dropin.service", "other.service", "template@1.service", "foo-bar.service",
 		"made.service", "linked.service", "absent.service",
 	})
-	want := []string{"direct.service", "dropin.service", "template@1.service", "foo-bar.service", "made.service", "linked.service"}
+	want := []string{"direct.service", "dropin.service", "template@1.service", "foo-bar.service",
+		"made.service", "linked.service"}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
@@ -57,7 +58,8 @@ func TestLinksThatEnableUnits(t *testing.T) {
 	for _, name := range []string{
 		"etc/systemd/system/multi-user.target.wants/a.service", "usr/lib/systemd/system/sockets.target.wants/b.socket",
 		"usr/local/lib/systemd/system/a.service.requires/c@1.service", "etc/systemd/system/a.service.upholds/d.service",
-		"etc/systemd/system/a.service.d/drop-ins.conf", "etc/systemd/system/dbus-x.service", "etc/systemd/system/other.links/x",
+		"etc/systemd/system/a.service.d/drop-ins.conf", "etc/systemd/system/dbus-x.service",
+		"etc/systemd/system/other.links/x",
 	} {
 		if err := errors.Join(os.MkdirAll(filepath.Join(root, filepath.Dir(name)), 0o755),
 			os.WriteFile(filepath.Join(root, name), nil, 0o600)); err != nil {
@@ -85,9 +87,12 @@ func TestLinksThatEnableUnits(t *testing.T) {
 func TestATemplateIsKnownByItsFile(t *testing.T) {
 	root := t.TempDir()
 	etc, lib := filepath.Join(root, "etc"), filepath.Join(root, "usr/lib")
-	if err := errors.Join(os.MkdirAll(etc, 0o755), os.MkdirAll(lib, 0o755), os.WriteFile(filepath.Join(lib, "a@.service"), nil, 0o600),
-		os.WriteFile(filepath.Join(lib, "b@.service"), nil, 0o600), os.Symlink("/dev/null", filepath.Join(etc, "b@.service")),
-		os.Symlink("../usr/lib/a@.service", filepath.Join(etc, "alias@.service")), os.Symlink("absent", filepath.Join(lib, "dangling@.service"))); err != nil {
+	if err := errors.Join(os.MkdirAll(etc, 0o755), os.MkdirAll(lib, 0o755),
+		os.WriteFile(filepath.Join(lib, "a@.service"), nil, 0o600),
+		os.WriteFile(filepath.Join(lib, "b@.service"), nil, 0o600),
+		os.Symlink("/dev/null", filepath.Join(etc, "b@.service")),
+		os.Symlink("../usr/lib/a@.service", filepath.Join(etc, "alias@.service")),
+		os.Symlink("absent", filepath.Join(lib, "dangling@.service"))); err != nil {
 		t.Fatal(err)
 	}
 	got, err := templatesIn([]string{filepath.Join(root, "none"), etc, lib}, []string{
@@ -108,13 +113,15 @@ func TestSystemdIsNotAskedAboutTemplates(t *testing.T) {
 		if path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath); path != dbus.ObjectPath(objectOf("absent.service")) {
 			return send(answerTo(call, fmt.Errorf("asked about %s", path)))
 		}
-		answer := map[string]any{"ActiveState": "inactive", "LoadState": "not-found", "CanReload": false, "RefuseManualStop": false}[call.Body[1].(string)]
+		answer := map[string]any{"ActiveState": "inactive", "LoadState": "not-found", "CanReload": false,
+			"RefuseManualStop": false}[call.Body[1].(string)]
 		if answer == nil {
 			answer = []string{}
 		}
 		return send(answerTo(call, dbus.MakeVariant(answer)))
 	})
-	if facts, err := new(Manager).Facts(t.Context(), []string{"sharedos-no-such@.service", "absent.service"}); err != nil || len(facts) != 0 {
+	if facts, err := new(Manager).Facts(t.Context(),
+		[]string{"sharedos-no-such@.service", "absent.service"}); err != nil || len(facts) != 0 {
 		t.Errorf("%v, %v", facts, err)
 	}
 }

@@ -71,7 +71,8 @@ func (m *Manager) Start(ctx context.Context, name string) (took time.Duration, s
 		return time.Since(started), false, err
 	}
 	took = time.Since(started)
-	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"}, property{name, unitInterface, "ConditionResult"})
+	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"},
+		property{name, unitInterface, "ConditionResult"})
 	if err != nil {
 		return took, false, err
 	}
@@ -178,7 +179,8 @@ func (m *Manager) jobLimit(ctx context.Context, name string) time.Duration {
 	if !strings.HasSuffix(name, ".service") {
 		return JobLimit
 	}
-	values, err := m.get(ctx, property{name, serviceInterface, "TimeoutStopUSec"}, property{name, serviceInterface, "TimeoutStartUSec"})
+	values, err := m.get(ctx, property{name, serviceInterface, "TimeoutStopUSec"},
+		property{name, serviceInterface, "TimeoutStartUSec"})
 	if err != nil {
 		return JobLimit
 	}
@@ -211,7 +213,8 @@ func (c *connection) interruption(name string) (away time.Duration, began uint64
 
 // Restarted waits until systemd has no job for a unit, and reports whether the unit was started since a moment of the
 // monotonic clock, in microseconds, and for how long it was not active before.
-func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (restarted bool, away time.Duration, err error) {
+func (m *Manager) Restarted(ctx context.Context, name string,
+	since uint64) (restarted bool, away time.Duration, err error) {
 	limit := m.jobLimit(ctx, name)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -242,7 +245,8 @@ func (m *Manager) Restarted(ctx context.Context, name string, since uint64) (res
 // Active returns the state of a unit, and since when it is active, in microseconds of the monotonic clock. Another
 // moment means another start.
 func (m *Manager) Active(ctx context.Context, name string) (state string, since uint64, err error) {
-	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"}, property{name, unitInterface, "ActiveEnterTimestampMonotonic"})
+	values, err := m.get(ctx, property{name, unitInterface, "ActiveState"},
+		property{name, unitInterface, "ActiveEnterTimestampMonotonic"})
 	if err != nil {
 		return "", 0, err
 	}

@@ -19,7 +19,8 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 		all := []string{"a.service", "b.service", "c.service", "d.service", "e.service"}
 		facts := map[string]impact.Unit{}
 		for i, name := range all { // waits only for names before it in a drawn order: no circle
-			facts[name] = impact.Unit{After: rapid.SliceOf(rapid.SampledFrom(append([]string{"x.target"}, all[:i]...))).Draw(t, name)}
+			facts[name] = impact.Unit{After: rapid.SliceOf(rapid.SampledFrom(append([]string{"x.target"},
+				all[:i]...))).Draw(t, name)}
 		}
 		names := rapid.Permutation(all).Draw(t, "names")[:rapid.IntRange(0, 5).Draw(t, "count")]
 		ordered, after := order(names, facts)
@@ -48,7 +49,8 @@ func TestOrderPutsAUnitAfterThoseItWaitsFor(t *testing.T) {
 
 // waits tells whether a unit is to be started after another one, be it by way of others.
 func waits(facts map[string]impact.Unit, name, other string) bool {
-	return slices.ContainsFunc(facts[name].After, func(earlier string) bool { return earlier == other || waits(facts, earlier, other) })
+	return slices.ContainsFunc(facts[name].After,
+		func(earlier string) bool { return earlier == other || waits(facts, earlier, other) })
 }
 
 func TestUnitsThatWaitForEachOtherAreAllOrdered(t *testing.T) {
@@ -68,7 +70,8 @@ func TestOrderFollowsTargetsAndWhatIsRestartedTogether(t *testing.T) {
 	if !slices.Equal(got, []string{"c.service", "b.service", "a.service"}) {
 		t.Errorf("%v", got)
 	}
-	if len(after["c.service"]) != 0 || !slices.Equal(after["b.service"], got[:1]) || !slices.Equal(after["a.service"], got[:2]) {
+	if len(after["c.service"]) != 0 || !slices.Equal(after["b.service"], got[:1]) ||
+		!slices.Equal(after["a.service"], got[:2]) {
 		t.Errorf("they wait for %v", after)
 	}
 }
@@ -106,7 +109,8 @@ func TestWhatUnitsWaitForIsAskedForAndFollowed(t *testing.T) {
 	m := &Manager{}
 	// The facts were gathered when the units were others.
 	facts := map[string]impact.Unit{"app.service": {}, "networkd.service": {After: []string{"app.service"}}}
-	names, after, err := m.Order(t.Context(), []string{"app.service", "networkd.service", "postgresql_main.service", "z.service"}, facts)
+	names, after, err := m.Order(t.Context(),
+		[]string{"app.service", "networkd.service", "postgresql_main.service", "z.service"}, facts)
 	m.drop()
 	if err != nil || len(names) != 4 || !slices.Equal(slices.Sorted(slices.Values(after["app.service"])),
 		[]string{"networkd.service", "postgresql_main.service"}) || len(after) != 1 {
@@ -131,7 +135,8 @@ func TestRunIsBounded(t *testing.T) {
 	if err != nil || len(text) > maxOutput {
 		t.Errorf("%d bytes of output, %v", len(text), err)
 	}
-	if _, err := Run(t.Context(), "sh", "-c", "echo the reason; exit 3"); err == nil || !strings.Contains(err.Error(), "the reason") {
+	if _, err := Run(t.Context(), "sh", "-c", "echo the reason; exit 3"); err == nil ||
+		!strings.Contains(err.Error(), "the reason") {
 		t.Errorf("%v", err)
 	}
 	if _, err := Run(t.Context()); err == nil {

@@ -36,7 +36,8 @@ func TestAUnitThatAReleaseEnablesIsStartableOrNot(t *testing.T) {
 			t.Errorf("%s: running %v, %q, %v", name, running, why, err)
 		}
 	}
-	if _, why, err := new(Manager).Startable(t.Context(), "a.service", link+"-removed"); err != nil || why != "it is disabled here" {
+	if _, why, err := new(Manager).Startable(t.Context(), "a.service", link+"-removed"); err != nil ||
+		why != "it is disabled here" {
 		t.Errorf("without its link: %q, %v", why, err)
 	}
 }

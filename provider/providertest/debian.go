@@ -116,7 +116,8 @@ func (d smallDebian) Fingerprint(ctx context.Context) (string, error) {
 		return "", err
 	}
 	inputs, err := json.Marshal([]any{
-		d.Suite, d.patched(), d.Components, slices.Sorted(slices.Values(d.Packages)), d.Mirror, d.Triggers, d.archive, local,
+		d.Suite, d.patched(), d.Components, slices.Sorted(slices.Values(d.Packages)), d.Mirror,
+		d.Triggers, d.archive, local,
 	})
 	return string(inputs), err
 }

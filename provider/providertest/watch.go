@@ -74,7 +74,8 @@ func (p watchedPublisher) Inputs(ctx context.Context, spec publish.Spec) (map[st
 	return p.real.Inputs(ctx, p.world.readable(spec))
 }
 
-func (p watchedPublisher) Prepare(ctx context.Context, spec publish.Spec, progress source.Progress) (made *publish.Prepared, err error) {
+func (p watchedPublisher) Prepare(ctx context.Context, spec publish.Spec,
+	progress source.Progress) (made *publish.Prepared, err error) {
 	err = p.world.watch(ctx, "Prepare", spec.Name, func(tell func(string)) error {
 		made, err = p.real.Prepare(ctx, p.world.readable(spec), parts(tell, progress))
 		return err
@@ -98,7 +99,8 @@ func (p watchedPublisher) Publish(ctx context.Context, prepared *publish.Prepare
 
 func (p watchedPublisher) Names(ctx context.Context) ([]string, error) { return p.real.Names(ctx) }
 
-func (p watchedPublisher) Newest(ctx context.Context, name string) (id tree.Digest, manifest *release.Manifest, err error) {
+func (p watchedPublisher) Newest(ctx context.Context,
+	name string) (id tree.Digest, manifest *release.Manifest, err error) {
 	err = p.world.watch(ctx, "Newest", name, func(func(string)) error {
 		id, manifest, err = p.real.Newest(ctx, name)
 		return err
@@ -156,7 +158,8 @@ func (p watchedPublisher) Usage(ctx context.Context, inUse publish.InUse) (usage
 	return usage, err
 }
 
-func (p watchedPublisher) Retain(ctx context.Context, name string, newest int, inUse publish.InUse) (dropped []tree.Digest, err error) {
+func (p watchedPublisher) Retain(ctx context.Context, name string, newest int,
+	inUse publish.InUse) (dropped []tree.Digest, err error) {
 	err = p.world.watch(ctx, "Retain", name, func(func(string)) error {
 		dropped, err = p.real.Retain(ctx, name, newest, inUse)
 		return err
@@ -236,7 +239,8 @@ func (f watchedFleet) Dial(ctx context.Context, uuid string, port uint32) (net.C
 	return f.real.Dial(ctx, uuid, port)
 }
 
-func (f watchedFleet) Reboot(ctx context.Context, uuid string, ready vm.Readiness, progress vm.Progress) (rebooted *vm.VM, err error) {
+func (f watchedFleet) Reboot(ctx context.Context, uuid string, ready vm.Readiness,
+	progress vm.Progress) (rebooted *vm.VM, err error) {
 	err = f.world.watch(ctx, "Reboot", uuid, func(tell func(string)) error {
 		rebooted, err = f.real.Reboot(ctx, uuid, ready, steps(tell, progress))
 		return err
@@ -244,7 +248,8 @@ func (f watchedFleet) Reboot(ctx context.Context, uuid string, ready vm.Readines
 	return rebooted, err
 }
 
-func (f watchedFleet) Update(ctx context.Context, spec vm.Spec, progress vm.Progress) (updated *vm.VM, report *agentapi.Report, err error) {
+func (f watchedFleet) Update(ctx context.Context, spec vm.Spec,
+	progress vm.Progress) (updated *vm.VM, report *agentapi.Report, err error) {
 	err = f.world.watch(ctx, "Update", spec.Name, func(tell func(string)) error {
 		updated, report, err = f.real.Update(ctx, spec, steps(tell, progress))
 		return err
@@ -260,7 +265,8 @@ func (f watchedFleet) Assess(ctx context.Context, spec vm.Spec) (impact *agentap
 	return impact, err
 }
 
-func (f watchedFleet) Move(ctx context.Context, name string, to vm.Target, back bool, progress vm.Progress) (moved *vm.VM, report *agentapi.Report, err error) {
+func (f watchedFleet) Move(ctx context.Context, name string, to vm.Target, back bool,
+	progress vm.Progress) (moved *vm.VM, report *agentapi.Report, err error) {
 	operation := "Move"
 	if back {
 		operation = "TakeBack"
@@ -272,7 +278,8 @@ func (f watchedFleet) Move(ctx context.Context, name string, to vm.Target, back 
 	return moved, report, err
 }
 
-func (f watchedFleet) AssessMove(ctx context.Context, name string, to vm.Target, policy *vm.RefreshPolicy) (impact *agentapi.Impact, err error) {
+func (f watchedFleet) AssessMove(ctx context.Context, name string, to vm.Target,
+	policy *vm.RefreshPolicy) (impact *agentapi.Impact, err error) {
 	err = f.world.watch(ctx, "AssessMove", name, func(func(string)) error {
 		impact, err = f.real.AssessMove(ctx, name, to, policy)
 		return err
@@ -293,7 +300,8 @@ func (f watchedFleet) Health(ctx context.Context, name string) (failed []*agenta
 }
 
 func (f watchedFleet) SetLifeCycle(ctx context.Context, name, uuid string, want vm.LifeCycle) error {
-	return f.world.watch(ctx, "SetLifeCycle", name, func(func(string)) error { return f.real.SetLifeCycle(ctx, name, uuid, want) })
+	return f.world.watch(ctx, "SetLifeCycle", name,
+		func(func(string)) error { return f.real.SetLifeCycle(ctx, name, uuid, want) })
 }
 
 func (f watchedFleet) Delete(ctx context.Context, name, uuid string, progress vm.Progress) error {

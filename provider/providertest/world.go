@@ -71,15 +71,17 @@ func New(dir string) (*World, error) {
 	w.Guests = agenttest.Inhabit(w.Domains)
 	w.Guests.OnNew = func(_ string, agent *agenttest.Agent) {
 		agent.Impact = &agentapi.Impact{
-			Level:      agentapi.Level_RESTART,
-			Units:      []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART, Reason: "maps libssl.so.3"}},
+			Level: agentapi.Level_RESTART,
+			Units: []*agentapi.UnitImpact{{Unit: "nginx.service", Level: agentapi.Level_RESTART,
+				Reason: "maps libssl.so.3"}},
 			Unaffected: []string{"cron.service"},
 		}
 	}
 	return w, nil
 }
 
-// SetBusyPorts sets the ports of 127.0.0.1 on which something else listens. Set them only while no provider uses the host.
+// SetBusyPorts sets the ports of 127.0.0.1 on which something else listens. Set them only while no
+// provider uses the host.
 func (w *World) SetBusyPorts(ports ...uint16) { w.busy = ports }
 
 func (w *World) machine() fakeMachine { return fakeMachine{busy: w.busy} }
@@ -124,13 +126,16 @@ func (w *World) Open(_ context.Context, config provider.Config) (provider.Backen
 		return nil, w.failure
 	}
 	log := slog.New(slog.DiscardHandler)
-	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log, Modules: bootimage.Modules,
+	publisher := &publish.Publisher{Store: w.Volumes, Cache: w.cache(), Key: w.key, Log: log,
+		Modules:  bootimage.Modules,
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent}
 	fleet := &vm.Fleet{
-		Hypervisor: w.Domains, Machine: w.machine(), Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(), ConsoleDir: w.consoles(),
+		Hypervisor: w.Domains, Machine: w.machine(), Store: w.Volumes, Key: w.key, Pool: config.Pool, Cache: w.cache(),
+		ConsoleDir: w.consoles(),
 		// The fake guests do not run it.
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
-		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1, BootLimit: 300 * time.Millisecond, Log: log,
+		Initramfs:   bootimage.Initramfs, Offer: publisher.Offer, ListedFor: -1,
+		BootLimit: 300 * time.Millisecond, Log: log,
 	}
 	fleet.Deriver = publisher
 	fleet.Collect = func(ctx context.Context) error { return publisher.Collect(ctx, fleet.InUse) }

@@ -50,7 +50,8 @@ func TestAgentInAGuestKeepsTheContract(t *testing.T) {
 	for _, layer := range manifest.Layers {
 		path, err := w.host.Store.LayerPath(t.Context(), layer.ID)
 		if err == nil {
-			err = w.host.Fleet.Hypervisor.AttachLayer(t.Context(), name, hypervisor.LayerDevice{ID: layer.ID, Path: path})
+			err = w.host.Fleet.Hypervisor.AttachLayer(t.Context(), name,
+				hypervisor.LayerDevice{ID: layer.ID, Path: path})
 		}
 		if err != nil {
 			t.Fatal(fmt.Errorf("attach layer %s: %w", layer.ID, err))

@@ -59,7 +59,8 @@ func TestGeneratedConfigurationPlansEmpty(t *testing.T) {
 			t.Errorf("the next plan has %v for %s", change.Change.Actions, change.Address)
 		}
 	}
-	// The configuration has ids instead of references, so Terraform does not know that the VM goes first, then the component.
+	// The configuration has ids instead of references, so Terraform does not know that the VM goes
+	// first, then the component.
 	for range 3 {
 		if err = second.Destroy(t.Context()); err == nil {
 			break

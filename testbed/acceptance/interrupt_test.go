@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// TestAnInterruptedApplyConverges interrupts applies with Ctrl-C, in each of their long steps, kills one during a refresh, and
-// applies again.
+// TestAnInterruptedApplyConverges interrupts applies with Ctrl-C, in each of their long steps,
+// kills one during a refresh, and applies again.
 func TestAnInterruptedApplyConverges(t *testing.T) {
 	w := newWorld(t)
 	port, err := testbed.FreePort()
@@ -55,7 +55,8 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	w.mustBeSettled(t)
 	patched := w.status(t, name)
 	if patched.GetBootId() != booted.GetBootId() || patched.GetStack().GetBase() != w.release(t).String() {
-		t.Fatalf("the VM runs %s, boot %s then %s", patched.GetStack().GetBase(), booted.GetBootId(), patched.GetBootId())
+		t.Fatalf("the VM runs %s, boot %s then %s", patched.GetStack().GetBase(),
+			booted.GetBootId(), patched.GetBootId())
 	}
 
 	matrix.Record(t, "Ctrl-C", "a VM is refreshed", converges+runsOn)
@@ -80,7 +81,8 @@ func TestAnInterruptedApplyConverges(t *testing.T) {
 	w.mustEnd(t, left)
 	mustServe(t, port)
 	w.mustBeSettled(t)
-	if now := w.status(t, name); now.GetBootId() != booted.GetBootId() || now.GetStack().GetBase() != w.release(t).String() || w.release(t) == before {
+	if now := w.status(t, name); now.GetBootId() != booted.GetBootId() ||
+		now.GetStack().GetBase() != w.release(t).String() || w.release(t) == before {
 		t.Fatalf("the VM runs %s, boot %s then %s", now.GetStack().GetBase(), booted.GetBootId(), now.GetBootId())
 	}
 

@@ -17,8 +17,9 @@ const kills = 3
 // endLimit bounds how long a provider without its Terraform needs to end by itself.
 const endLimit = time.Minute
 
-// killed runs Terraform until it has worked for a while, and then ends it with SIGKILL, as a machine that is out of memory does:
-// alone, so that its provider has to end by itself, or with the provider. It returns false if Terraform ended before.
+// killed runs Terraform until it has worked for a while, and then ends it with SIGKILL, as a
+// machine that is out of memory does: alone, so that its provider has to end by itself, or with the
+// provider. It returns false if Terraform ended before.
 func (w *world) killed(t *testing.T, after time.Duration, alone bool, run func(context.Context) error) bool {
 	t.Helper()
 	w.work.Killed, w.work.Abrupt = !alone, alone
@@ -49,8 +50,9 @@ func (w *world) mustEnd(t *testing.T, left workspace.Left) {
 	}
 }
 
-// TestWhatWasKilledConverges kills Terraform, with the provider or without it, at moments that are spread over an apply that makes a base and
-// VMs, one that makes the next release, and a destroy. Each time the next run brings it to its end, and nothing is left.
+// TestWhatWasKilledConverges kills Terraform, with the provider or without it, at moments that are
+// spread over an apply that makes a base and VMs, one that makes the next release, and a destroy.
+// Each time the next run brings it to its end, and nothing is left.
 func TestWhatWasKilledConverges(t *testing.T) {
 	w := newWorldOf(t, "off")
 	vms := []string{w.bed.Name("a"), w.bed.Name("b")}
@@ -77,7 +79,8 @@ func TestWhatWasKilledConverges(t *testing.T) {
 	}
 	destroying := func(string) func(context.Context) error { return w.work.Destroy }
 
-	// How long it takes undisturbed says when to kill. A second turn finds releases in the cache, as the turns below do.
+	// How long it takes undisturbed says when to kill. A second turn finds releases in the cache,
+	// as the turns below do.
 	lasts := map[string]time.Duration{}
 	for range 2 {
 		for _, one := range []struct {

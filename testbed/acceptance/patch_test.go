@@ -27,7 +27,8 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	name := w.bed.Name("web")
 	vm := fmt.Sprintf("sharedos_vm.web[%q]", name)
 	w.work.Variables = map[string]any{
-		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": port}},
+		"base": "debian-13", "archive": debianTar(t, []string{}),
+		"vms": map[string]any{name: map[string]any{"http": port}},
 	}
 
 	w.takeSlot(t, 3*time.Minute)
@@ -62,8 +63,8 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	if remaining := patched.GetLast().GetRemaining(); len(remaining) > 0 {
 		t.Errorf("processes still run old code: %v", remaining)
 	}
-	// What the agent finds now is what the refresh has reported, and the layer whose tampered block was refused is whole
-	// again.
+	// What the agent finds now is what the refresh has reported, and the layer whose tampered block
+	// was refused is whole again.
 	if remaining, unreadable := patched.GetRemaining(), patched.GetUnreadable(); len(remaining)+len(unreadable) > 0 {
 		t.Errorf("processes run old code now: %v; layers cannot be read: %v", remaining, unreadable)
 	}
@@ -76,7 +77,8 @@ func TestARealPatchReachesARunningVM(t *testing.T) {
 	}
 	w.mustApply(t) // which starts it again, from its definition, with the new kernel
 	rebooted := w.status(t, name)
-	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() != newKernel || len(rebooted.GetPending()) > 0 {
+	if rebooted.GetStack().GetBase() != w.release(t).String() || rebooted.GetKernel() != newKernel ||
+		len(rebooted.GetPending()) > 0 {
 		t.Errorf("after a power cycle it runs base %s, kernel %s, pending %v",
 			rebooted.GetStack().GetBase(), rebooted.GetKernel(), rebooted.GetPending())
 	}
@@ -178,7 +180,8 @@ func flip(t *testing.T, path string, offset int64) func() {
 func (w *world) rollsBackWhenHealthFails(t *testing.T, name string, booted *agentapi.StatusResponse) {
 	t.Helper()
 	// It passes only while the old OpenSSL is installed.
-	check := []string{"/bin/sh", "-c", "sha256sum /usr/lib/*" + libssl + " | grep -q " + w.digest(t, w.running(t, booted), libssl).Hex()}
+	check := []string{"/bin/sh", "-c",
+		"sha256sum /usr/lib/*" + libssl + " | grep -q " + w.digest(t, w.running(t, booted), libssl).Hex()}
 	healthy := w.work.Variables["health"]
 	w.work.Variables["health"] = map[string]any{"old-openssl": map[string]any{"command": check}}
 	err := w.apply(t)
@@ -220,8 +223,10 @@ func (w *world) kernel(t *testing.T, id tree.Digest) string {
 func (w *world) mustRun(t *testing.T, name string, before *agentapi.StatusResponse) {
 	t.Helper()
 	now := w.status(t, name)
-	if now.GetStack().GetBase() != before.GetStack().GetBase() || now.GetBootId() != before.GetBootId() || now.GetState() != agentapi.State_IDLE {
-		t.Fatalf("the VM runs %s in state %s, and ran %s", now.GetStack().GetBase(), now.GetState(), before.GetStack().GetBase())
+	if now.GetStack().GetBase() != before.GetStack().GetBase() || now.GetBootId() != before.GetBootId() ||
+		now.GetState() != agentapi.State_IDLE {
+		t.Fatalf("the VM runs %s in state %s, and ran %s", now.GetStack().GetBase(), now.GetState(),
+			before.GetStack().GetBase())
 	}
 }
 
@@ -245,7 +250,8 @@ func (w *world) runsTheNewLibrary(t *testing.T, name, suffix, unit string) {
 	for _, file := range answer.GetFiles() {
 		found = found || file.GetUnit() == unit
 		if file.GetDigest() != want.String() {
-			t.Errorf("%s (%s, pid %d) maps another %s", file.GetCommand(), file.GetUnit(), file.GetPid(), file.GetPath())
+			t.Errorf("%s (%s, pid %d) maps another %s", file.GetCommand(), file.GetUnit(),
+				file.GetPid(), file.GetPath())
 		}
 	}
 	if !found {

@@ -72,9 +72,10 @@ func TestBadArchivesAreRefusedAndNothingIsStored(t *testing.T) {
 		words []string
 	}{
 		// One error names everything that is missing.
-		"hollow.tar":     {hollow, []string{"merged /usr", "systemd", "kernel", "mkfs.ext4"}},
-		"cut.tar.gz":     {whole[:len(whole)/2], []string{"cut.tar.gz"}},
-		"escape.tar":     {writeTar(t, tar.Header{Name: "../etc/passwd", Typeflag: tar.TypeReg}), []string{"../etc/passwd"}},
+		"hollow.tar": {hollow, []string{"merged /usr", "systemd", "kernel", "mkfs.ext4"}},
+		"cut.tar.gz": {whole[:len(whole)/2], []string{"cut.tar.gz"}},
+		"escape.tar": {writeTar(t, tar.Header{Name: "../etc/passwd", Typeflag: tar.TypeReg}),
+			[]string{"../etc/passwd"}},
 		"no-archive.txt": {[]byte(strings.Repeat("hello ", 200)), []string{"no-archive.txt"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,7 +102,8 @@ func TestAnotherOnesVMIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	virsh := func(arguments ...string) string {
-		out, err := exec.CommandContext(t.Context(), "virsh", append([]string{"-c", w.bed.URI()}, arguments...)...).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "virsh",
+			append([]string{"-c", w.bed.URI()}, arguments...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("virsh %v: %v: %s", arguments, err, out)
 		}
@@ -110,7 +112,8 @@ func TestAnotherOnesVMIsLeftAlone(t *testing.T) {
 	virsh("define", definition)
 	before := virsh("dumpxml", name)
 	w.work.Variables = map[string]any{
-		"base": "debian-13", "archive": debianTar(t, []string{}), "vms": map[string]any{name: map[string]any{"http": 1}},
+		"base": "debian-13", "archive": debianTar(t, []string{}),
+		"vms": map[string]any{name: map[string]any{"http": 1}},
 	}
 	w.mustRefuse(t, name, "exists")
 	if after := virsh("dumpxml", name); after != before {

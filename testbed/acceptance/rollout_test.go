@@ -35,8 +35,8 @@ const (
 	complaint = "web: the database has schema 7, and this program knows 6"
 )
 
-// TestAFleetOfRealGuests rolls a release out that breaks a service, and a mended one, over two VMs. It provisions both over vsock, reboots one,
-// and reads the report about both.
+// TestAFleetOfRealGuests rolls a release out that breaks a service, and a mended one, over two VMs.
+// It provisions both over vsock, reboots one, and reads the report about both.
 func TestAFleetOfRealGuests(t *testing.T) {
 	w := newWorldOf(t, "rollout")
 	key, err := guest.NewKey()
@@ -44,7 +44,8 @@ func TestAFleetOfRealGuests(t *testing.T) {
 		t.Fatal(err)
 	}
 	canary, other := w.bed.Name("web-a"), w.bed.Name("web-b")
-	w.work.Variables = map[string]any{"archive": webTar(t, "1"), "vms": []string{canary, other}, "public_key": key.Authorized}
+	w.work.Variables = map[string]any{"archive": webTar(t, "1"), "vms": []string{canary, other},
+		"public_key": key.Authorized}
 	if _, err := w.bed.TakeSlots(t.Context(), 2, 6*time.Minute); err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +71,8 @@ func TestAFleetOfRealGuests(t *testing.T) {
 	w.reportTellsOf(t, canary, other)
 }
 
-// webTar returns the lean Debian 13 with web.service, whose program differs by version. The guest has no network and no other service, and
-// systemd has sshd listen on the vsock.
+// webTar returns the lean Debian 13 with web.service, whose program differs by version. The guest
+// has no network and no other service, and systemd has sshd listen on the vsock.
 func webTar(t *testing.T, version string) string {
 	t.Helper()
 	edits := slices.DeleteFunc(guest.Lean(), func(e guest.Edit) bool {
@@ -79,20 +80,23 @@ func webTar(t *testing.T, version string) string {
 		return strings.Contains(text, "systemd-ssh-generator") || strings.Contains(text, "user-mode-network")
 	})
 	edits = append(edits,
-		guest.Link("etc/systemd/system/nginx.service", "/dev/null"), guest.Link("etc/systemd/system/ssh.service", "/dev/null"),
+		guest.Link("etc/systemd/system/nginx.service", "/dev/null"),
+		guest.Link("etc/systemd/system/ssh.service", "/dev/null"),
 		guest.Write("usr/lib/systemd/system/web.service", 0o644, "[Service]\nExecStart=/usr/bin/web infinity\n"),
 		guest.Link("etc/systemd/system/multi-user.target.wants/web.service", "/usr/lib/systemd/system/web.service"),
 	)
 	program := guest.Copy("usr/bin/web", "usr/bin/sleep", version)
 	if version == broken {
-		program = guest.Write("usr/bin/web", 0o755, "#!/bin/sh\nwhile [ ! -e "+breaks+" ]; do sleep 1; done\necho '"+complaint+"' >&2\nexit 1\n")
+		program = guest.Write("usr/bin/web", 0o755,
+			"#!/bin/sh\nwhile [ ! -e "+breaks+" ]; do sleep 1; done\necho '"+complaint+"' >&2\nexit 1\n")
 	}
 	return editedTar(t, debianTar(t, guest.Plain), append(edits, program))
 }
 
-// haltsAtTheCanary rolls out a release whose service fails after the refresh, while the wave has to stay healthy. The canary gets its old stack
-// back, and the other VM is never touched.
-func (w *world) haltsAtTheCanary(t *testing.T, key *guest.Key, canary, other string, before map[string]*agentapi.StatusResponse) {
+// haltsAtTheCanary rolls out a release whose service fails after the refresh, while the wave has to
+// stay healthy. The canary gets its old stack back, and the other VM is never touched.
+func (w *world) haltsAtTheCanary(t *testing.T, key *guest.Key, canary, other string,
+	before map[string]*agentapi.StatusResponse) {
 	t.Helper()
 	w.work.Variables["archive"], w.work.Variables["soak"] = webTar(t, broken), "1h"
 	var once sync.Once
@@ -123,7 +127,8 @@ func (w *world) haltsAtTheCanary(t *testing.T, key *guest.Key, canary, other str
 	}
 	w.mustRun(t, canary, before[canary])
 	w.mustRun(t, other, before[other])
-	if last := w.status(t, canary).GetLast(); !last.GetCommitted() || last.GetFrom().GetBase() != w.release(t).String() {
+	if last := w.status(t, canary).GetLast(); !last.GetCommitted() ||
+		last.GetFrom().GetBase() != w.release(t).String() {
 		t.Errorf("the canary was not taken back by a refresh: %v", last)
 	}
 	if failing, err := w.host.Fleet.Health(t.Context(), canary); err != nil || len(failing) > 0 {
@@ -140,7 +145,10 @@ func (w *world) runs(ctx context.Context, key *guest.Key, name, command string) 
 	if err != nil {
 		return err
 	}
-	forward, err := transport.NewForward(func(ctx context.Context) (net.Conn, error) { return w.host.Fleet.Dial(ctx, domain.UUID, 22) }, func(error) {})
+	forward, err := transport.NewForward(func(ctx context.Context) (net.Conn,
+		error) {
+		return w.host.Fleet.Dial(ctx, domain.UUID, 22)
+	}, func(error) {})
 	if err != nil {
 		return err
 	}
@@ -173,7 +181,8 @@ func (w *world) provisionsOverVSock(t *testing.T, key *guest.Key, names ...strin
 	}
 }
 
-// rebootsByAnAction invokes sharedos_reboot over the provider protocol, since actions need a later Terraform than the tests have.
+// rebootsByAnAction invokes sharedos_reboot over the provider protocol, since actions need a later
+// Terraform than the tests have.
 func (w *world) rebootsByAnAction(t *testing.T, name string, before *agentapi.StatusResponse) {
 	t.Helper()
 	running := w.status(t, name).GetStack().GetBase()
@@ -182,7 +191,8 @@ func (w *world) rebootsByAnAction(t *testing.T, name string, before *agentapi.St
 	w.invoke(ctx, t, "sharedos_reboot", map[string]string{"vm": name})
 	now := w.status(t, name)
 	if now.GetBootId() == before.GetBootId() || now.GetStack().GetBase() != running {
-		t.Errorf("after the reboot it runs %s instead of %s, boot %s", now.GetStack().GetBase(), running, now.GetBootId())
+		t.Errorf("after the reboot it runs %s instead of %s, boot %s", now.GetStack().GetBase(),
+			running, now.GetBootId())
 	}
 }
 
@@ -223,7 +233,8 @@ func (w *world) invoke(ctx context.Context, t *testing.T, action string, attribu
 		}
 		return &made
 	}
-	configured, err := server.ConfigureProvider(ctx, &tfprotov6.ConfigureProviderRequest{Config: object(schemas.Provider.ValueType())})
+	configured, err := server.ConfigureProvider(ctx,
+		&tfprotov6.ConfigureProviderRequest{Config: object(schemas.Provider.ValueType())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +277,8 @@ func failIf(t *testing.T, what string, diagnostics []*tfprotov6.Diagnostic) {
 func (w *world) reportTellsOf(t *testing.T, canary, other string) {
 	t.Helper()
 	run := func(args ...string) []byte {
-		command := exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "terraform-provider-sharedos"), append([]string{"report"}, args...)...)
+		command := exec.CommandContext(t.Context(), filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
+			append([]string{"report"}, args...)...)
 		command.Env = append(os.Environ(), w.env...)
 		command.Stderr = os.Stderr
 		text, err := command.Output()
@@ -284,7 +296,8 @@ func (w *world) reportTellsOf(t *testing.T, canary, other string) {
 		t.Fatalf("the report has %d VMs, and lacks %v", len(told.VMs), told.Incomplete)
 	}
 	for _, one := range told.VMs {
-		if one.Agent != report.Answers || one.State != "running" || one.System != "running" || one.Base.Release != now ||
+		if one.Agent != report.Answers || one.State != "running" || one.System != "running" ||
+			one.Base.Release != now ||
 			len(one.Waits)+len(one.Faults)+len(one.Held) > 0 {
 			t.Errorf("the report says of %s: %+v", one.Name, one)
 		}

@@ -83,7 +83,8 @@ func (w *world) workspaceOf(t *testing.T, configuration string) *workspace.Works
 	}
 	made, err := workspace.New(workspace.Config{
 		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
-		Configuration: os.DirFS(filepath.Join("testdata", configuration)), Dir: filepath.Join(t.TempDir(), "tf"), Env: w.env,
+		Configuration: os.DirFS(filepath.Join("testdata", configuration)),
+		Dir:           filepath.Join(t.TempDir(), "tf"), Env: w.env,
 		Tell: func(line string) {
 			t.Log(line)
 			w.onStep(line)

@@ -18,7 +18,8 @@ func TestTheAgentsLife(t *testing.T) {
 	edits := func(marks ...string) (each [][]guest.Edit) {
 		for _, mark := range marks {
 			// This file does not change after the second release, so a process that uses it need not be restarted.
-			each = append(each, append([]guest.Edit{guest.Write("usr/share/mark", 0o644, mark), guest.Write("usr/share/kept", 0o644, "kept")}, guest.Quick()...))
+			each = append(each, append([]guest.Edit{guest.Write("usr/share/mark", 0o644, mark),
+				guest.Write("usr/share/kept", 0o644, "kept")}, guest.Quick()...))
 		}
 		return each
 	}

@@ -23,7 +23,8 @@ func testClock(to tree.Digest) func(*testing.T, *guest.VM) {
 		if err != nil || !report.GetCommitted() {
 			t.Fatalf("after %v: %v, %v", time.Since(began), report, err)
 		}
-		matrix.Record(t, "the clock jumps between 1970 and 2100", "during a whole refresh", "the refresh commits, the agent answers")
+		matrix.Record(t, "the clock jumps between 1970 and 2100", "during a whole refresh",
+			"the refresh commits, the agent answers")
 		for _, at := range []string{"@1000", "@4102444800"} {
 			run(t, v, "date -s "+at+" >/dev/null")
 			if now, err := v.Status(t.Context()); err != nil || now.GetStack().GetBase() != to.String() {

@@ -39,9 +39,10 @@ func configured(v *guest.VM, change func(d *guestconfig.Document)) vm.Spec {
 	return spec
 }
 
-const lookAtConfiguration = "cat /etc/issue /etc/own/key; echo; stat -c '%U %a' /etc/own/key /home/alice /home/alice/.ssh/authorized_keys; id -nG alice; " +
-	"systemctl is-active own.service; systemctl is-enabled own.service; cat /proc/sys/vm/swappiness /etc/locale.conf /usr/local/etc/x.ini; echo; " +
-	"grep -o '^/var[^ ]*' /proc/swaps"
+const lookAtConfiguration = "cat /etc/issue /etc/own/key; echo; stat -c '%U %a' /etc/own/key /home/alice " +
+	"/home/alice/.ssh/authorized_keys; id -nG alice; systemctl is-active own.service; systemctl is-enabled " +
+	"own.service; cat /proc/sys/vm/swappiness /etc/locale.conf /usr/local/etc/x.ini; echo; grep -o '^/var[^ ]*' " +
+	"/proc/swaps"
 
 const isConfigured = "ours\nsecret\nalice 600\nalice 700\nalice 600\nalice adm\nactive\nenabled\n17\nLANG=C.UTF-8\nx\n/var/lib/sharedos/swapfile"
 
@@ -73,11 +74,13 @@ func testConfiguration(t *testing.T, v *guest.VM) {
 		d.Files["/usr/local/etc/x.ini"] = x
 	})
 	impact, err = v.World.Host.Fleet.Assess(t.Context(), changed)
-	if err != nil || impact.GetLevel() != agentapi.Level_RESTART || len(impact.GetUnits()) != 1 || impact.GetUnits()[0].GetUnit() != "own.service" {
+	if err != nil || impact.GetLevel() != agentapi.Level_RESTART || len(impact.GetUnits()) != 1 ||
+		impact.GetUnits()[0].GetUnit() != "own.service" {
 		t.Errorf("assessed %v, %v", impact, err)
 	}
 	must(t, update(changed))
-	before, after := strings.Fields(pids), strings.Fields(run(t, v, "systemctl show -P MainPID own.service ssh.service systemd-journald.service"))
+	before, after := strings.Fields(pids),
+		strings.Fields(run(t, v, "systemctl show -P MainPID own.service ssh.service systemd-journald.service"))
 	if len(after) != 3 || before[0] == after[0] || before[1] != after[1] || before[2] != after[2] {
 		t.Errorf("the processes were %v and are %v", before, after)
 	}
@@ -89,13 +92,16 @@ func testConfiguration(t *testing.T, v *guest.VM) {
 		d.Units["broken.service"] = guestconfig.Unit{Content: &broken, Started: &yes}
 		d.Files["/etc/issue"] = guestconfig.File{Content: []byte("broken\n"), Mode: 0o644, Owner: "root", Group: "root"}
 	}))
-	if got := run(t, v, lookAtConfiguration+"; ls /etc/systemd/system/broken.service 2>&1 | grep -c 'No such'; systemctl is-system-running"); !errors.Is(err, vm.ErrTakenBack) || got != isConfigured+"\n1\nrunning" {
+	if got := run(t, v, lookAtConfiguration+
+		"; ls /etc/systemd/system/broken.service 2>&1 | grep -c 'No such'; systemctl is-system-running"); !errors.Is(
+		err, vm.ErrTakenBack) || got != isConfigured+"\n1\nrunning" {
 		t.Errorf("%v, and it is\n%s", err, got)
 	}
 	v.Spec = wanted
 }
 
-// testConfigurationLasts finds the configuration after reboots and refreshes, tells what somebody changed, and takes it all away.
+// testConfigurationLasts finds the configuration after reboots and refreshes, tells what somebody
+// changed, and takes it all away.
 func testConfigurationLasts(t *testing.T, v *guest.VM) {
 	run(t, v, "/usr/lib/systemd/systemd-sysctl") // as its service does at boots, which these guests do without
 	if got := run(t, v, lookAtConfiguration); got != isConfigured {
@@ -109,14 +115,18 @@ func testConfigurationLasts(t *testing.T, v *guest.VM) {
 	}
 	spec := v.Spec
 	spec.Configuration, spec.Secrets, spec.Refresh.MaxImpact = guestconfig.New(), nil, agentapi.Level_RESTART
-	if _, _, err := v.World.Host.Fleet.Update(t.Context(), spec, func(string) {}); !errors.Is(err, vm.ErrNotConfigured) {
+	if _, _, err := v.World.Host.Fleet.Update(t.Context(), spec,
+		func(string) {}); !errors.Is(err, vm.ErrNotConfigured) {
 		t.Errorf("what was changed is overwritten: %v", err)
 	}
 	spec.Overwrite = []string{"/etc/issue"}
 	_, _, err = v.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) })
 	must(t, err)
-	got := run(t, v, "grep -c Debian /etc/issue; ls -d /etc/own /usr/local/etc/x.ini /var/lib/sharedos/swapfile /etc/systemd/system/own.service /etc/sysusers.d/90* 2>&1 | grep -vc 'No such'; "+
-		"getent passwd alice | wc -l; ls -d /home/alice; systemctl is-active own.service; cmp /proc/sys/vm/swappiness /root/swappiness && echo same; systemctl is-system-running")
+	got := run(
+		t, v, "grep -c Debian /etc/issue; ls -d /etc/own /usr/local/etc/x.ini /var/lib/sharedos/swapfile "+
+			"/etc/systemd/system/own.service /etc/sysusers.d/90* 2>&1 | grep -vc 'No such'; getent passwd alice | wc "+
+			"-l; ls -d /home/alice; systemctl is-active own.service; cmp /proc/sys/vm/swappiness /root/swappiness && "+
+			"echo same; systemctl is-system-running")
 	if want := "1\n0\n0\n/home/alice\ninactive\nsame\nrunning"; got != want {
 		t.Errorf("then it is\n%s\nwant\n%s", got, want)
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// testDisks attaches, uses, grows and detaches further disks. The one that was given stays attached for the tests after it.
+// testDisks attaches, uses, grows and detaches further disks. The one that was given stays attached
+// for the tests after it.
 func testDisks(t *testing.T, v *guest.VM) {
 	before := status(t, v)
 	device := func(serial string) hypervisor.DiskDevice {
@@ -53,7 +54,8 @@ func testDisks(t *testing.T, v *guest.VM) {
 	run(t, v, "test $(cat /srv/lent/file) = kept; systemctl stop user")
 	own.Size = 256 << 20
 	must(t, update(map[string]vm.Disk{"own": own}))
-	got := run(t, v, "cat /srv/my-data/file; ! test -e /dev/disk/by-id/virtio-lent-1 && ! mountpoint -q /srv/lent && df -B1M --output=size /srv/my-data | tail -1 | tr -d ' '")
+	got := run(
+		t, v, "cat /srv/my-data/file; ! test -e /dev/disk/by-id/virtio-lent-1 && ! mountpoint -q /srv/lent && df -B1M --output=size /srv/my-data | tail -1 | tr -d ' '")
 	if size, err := strconv.Atoi(strings.TrimPrefix(got, "kept\n")); err != nil || size < 200 {
 		t.Errorf("after the disk has grown: %q", got)
 	}
@@ -62,6 +64,8 @@ func testDisks(t *testing.T, v *guest.VM) {
 	if got := run(t, v, "cat /srv/lent/file; mountpoint -q /srv/my-data || echo gone"); got != "kept\ngone" {
 		t.Errorf("attached again: %q", got)
 	}
-	matrix.Record(t, "a further disk that is removed", "while a program in the VM uses it", "refused with the name of the program, and nothing is changed")
-	matrix.Record(t, "a disk with data that is attached again", "while the VM runs", "it is not formatted, and the data is there")
+	matrix.Record(t, "a further disk that is removed", "while a program in the VM uses it",
+		"refused with the name of the program, and nothing is changed")
+	matrix.Record(t, "a disk with data that is attached again", "while the VM runs",
+		"it is not formatted, and the data is there")
 }

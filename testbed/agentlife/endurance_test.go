@@ -39,6 +39,7 @@ func testEndurance(a, b tree.Digest) func(*testing.T, *guest.VM) {
 		if after.ResidentBytes > residentLimit {
 			t.Errorf("the agent takes %d bytes at rest", after.ResidentBytes)
 		}
-		matrix.Record(t, "ten refreshes in a row", "after the last one", "no more files, mounts, devices or goroutines than after the first")
+		matrix.Record(t, "ten refreshes in a row", "after the last one",
+			"no more files, mounts, devices or goroutines than after the first")
 	}
 }

@@ -30,8 +30,10 @@ func testIdentity(t *testing.T, v *guest.VM) {
 				return s.GetBootId() != boot && s.GetSystemState() == "running"
 			}).GetBootId()
 		}
-		got := run(t, v, "uname -n; cat /etc/hostname; getent hosts "+short+" | cut -d' ' -f1; grep -c further /root/.ssh/authorized_keys; systemctl is-system-running")
-		if want := strings.Join([]string{wanted, wanted, "127.0.1.1", keys, "running"}, "\n"); got != want || report != nil {
+		got := run(t, v, "uname -n; cat /etc/hostname; getent hosts "+short+
+			" | cut -d' ' -f1; grep -c further /root/.ssh/authorized_keys; systemctl is-system-running")
+		if want := strings.Join([]string{wanted, wanted, "127.0.1.1", keys, "running"}, "\n"); got != want ||
+			report != nil {
 			t.Errorf("it is\n%s\nwant\n%s\nand the report is %v", got, want, report)
 		}
 	}

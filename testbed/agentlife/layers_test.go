@@ -60,7 +60,8 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		run(t, v, "mkfifo /root/go-open /root/go-cwd /root/never")
 		for name, script := range useScripts {
 			// The script is in a file: a unit is restarted when a file changes that its command line names.
-			run(t, v, fmt.Sprintf("echo 'read x </root/go-%[1]s; %[2]s; echo used > /root/used-%[1]s; read x </root/never' > /root/use-%[1]s; systemd-run -q --unit=use-%[1]s sh /root/use-%[1]s", name, script))
+			run(t, v, fmt.Sprintf(
+				"echo 'read x </root/go-%[1]s; %[2]s; echo used > /root/used-%[1]s; read x </root/never' > /root/use-%[1]s; systemd-run -q --unit=use-%[1]s sh /root/use-%[1]s", name, script))
 		}
 		refresh(t, v, releases[1])
 		layers := read(t, v).Stack.Layers
@@ -84,7 +85,8 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 			"open": "(sh) has open /usr/share/kept", "cwd": "(sh) works in /usr/share",
 		}
 		for name, want := range wants {
-			if by := users(now, delta); !strings.Contains(by, "use-"+name+".service: process ") || !strings.Contains(by, want) {
+			if by := users(now, delta); !strings.Contains(by, "use-"+name+".service: process ") ||
+				!strings.Contains(by, want) {
 				t.Errorf("the delta is used by %q, want %q", by, want)
 			}
 		}
@@ -95,7 +97,8 @@ func testLayers(releases []tree.Digest) func(*testing.T, *guest.VM) {
 		if !plugged(t, v, delta) {
 			t.Fatal("a layer that is in use was unplugged")
 		}
-		matrix.Record(t, "a process uses a layer that the stack no longer needs", "after a rebase to a full layer", "it stays attached, and its users are reported")
+		matrix.Record(t, "a process uses a layer that the stack no longer needs", "after a rebase to a full layer",
+			"it stays attached, and its users are reported")
 		run(t, v, "systemctl stop use-open use-cwd")
 		if by := users(read(t, v), delta); by != "" {
 			t.Errorf("after all processes ended, the delta is used by %q", by)

@@ -27,20 +27,26 @@ func testNetwork(t *testing.T, v *guest.VM) {
 	// They are those of the interface that the host has given it, and not link-local ones.
 	found, err := v.World.Host.Fleet.Read(t.Context(), v.Spec.Name)
 	must(t, err)
-	if got := found.Addresses["lan"]; len(found.Addresses) != 1 || !slices.Contains(got, netip.MustParseAddr("10.0.2.15")) ||
+	if got := found.Addresses["lan"]; len(found.Addresses) != 1 ||
+		!slices.Contains(got, netip.MustParseAddr("10.0.2.15")) ||
 		slices.ContainsFunc(got, netip.Addr.IsLinkLocalUnicast) {
 		t.Errorf("the addresses of its interfaces are %v", found.Addresses)
 	}
-	text := run(t, v, "test ! -e /usr/lib/systemd/systemd-resolved; timeout 90 systemctl start network-online.target; cat /etc/resolv.conf; "+
-		"systemctl is-active sharedos-resolver.path systemd-networkd-wait-online.service; systemctl is-failed sharedos-resolver.service || true; systemctl is-system-running")
-	if !strings.Contains(text, "nameserver 10.0.2.3\n") || !strings.HasSuffix(text, "\nactive\nactive\ninactive\nrunning") {
-		t.Errorf("the guest says\n%s\n%s", text, run(t, v, "systemctl status --no-pager 'sharedos-resolver*' systemd-networkd-wait-online; cat /run/systemd/netif/state"))
+	text := run(
+		t, v, "test ! -e /usr/lib/systemd/systemd-resolved; timeout 90 systemctl start network-online.target; cat "+
+			"/etc/resolv.conf; systemctl is-active sharedos-resolver.path systemd-networkd-wait-online.service; "+
+			"systemctl is-failed sharedos-resolver.service || true; systemctl is-system-running")
+	if !strings.Contains(text, "nameserver 10.0.2.3\n") ||
+		!strings.HasSuffix(text, "\nactive\nactive\ninactive\nrunning") {
+		t.Errorf("the guest says\n%s\n%s", text,
+			run(t, v, "systemctl status --no-pager 'sharedos-resolver*' systemd-networkd-wait-online; cat /run/systemd/netif/state"))
 	}
 	// Name servers that are lost come back with what networkd says next.
 	run(t, v, "rm /run/sharedos/resolv.conf; touch /run/systemd/netif/state; for i in $(seq 50); do grep -q 10.0.2.3 /etc/resolv.conf && exit 0; sleep 0.5; done; exit 1")
 }
 
-// testInterfaces attaches an interface on a bridge, has it get another card, moves it, and detaches it, while the VM runs.
+// testInterfaces attaches an interface on a bridge, has it get another card, moves it, and detaches
+// it, while the VM runs.
 func testInterfaces(t *testing.T, v *guest.VM) {
 	before := status(t, v)
 	const mac, other, at = "52:54:00:00:07:02", "52:54:00:00:07:03", "198.51.100.2"
@@ -56,12 +62,14 @@ func testInterfaces(t *testing.T, v *guest.VM) {
 			t.Fatalf("make a bridge: %v: %s", err, out)
 		}
 		t.Cleanup(func() {
-			if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", "link", "del", bridge).CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", "link", "del",
+				bridge).CombinedOutput(); err != nil {
 				t.Errorf("remove the bridge: %v: %s", err, out)
 			}
 		})
 	}
-	run(t, v, "printf '[Match]\\nMACAddress="+mac+" "+other+"\\n[Network]\\nAddress="+at+"/30\\n' >/run/systemd/network/05-back.network && networkctl reload")
+	run(t, v, "printf '[Match]\\nMACAddress="+mac+" "+other+"\\n[Network]\\nAddress="+at+
+		"/30\\n' >/run/systemd/network/05-back.network && networkctl reload")
 	was := v.Spec
 	update := func(back *hypervisor.Interface) *vm.VM {
 		t.Helper()
@@ -91,7 +99,8 @@ func testInterfaces(t *testing.T, v *guest.VM) {
 	must(t, conn.Close())
 	mustHave(update(&hypervisor.Interface{Bridge: bridges["one"], MAC: other, MTU: 1400}))
 	card := "$(basename $(dirname $(grep -l " + other + " /sys/class/net/*/address)))"
-	if got := run(t, v, "! grep -q "+mac+" /sys/class/net/*/address && cat /sys/class/net/"+card+"/mtu"); got != "1400" {
+	if got := run(t, v, "! grep -q "+mac+" /sys/class/net/*/address && cat /sys/class/net/"+
+		card+"/mtu"); got != "1400" {
 		t.Errorf("its MTU is %q", got)
 	}
 	update(&hypervisor.Interface{Bridge: bridges["two"], MAC: other, MTU: 1400})

@@ -39,7 +39,8 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 		for _, c := range []struct{ fault, step, fill, clear, why string }{
 			{
 				"no space on the private disk", "only the space reserved for root is free",
-				"fallocate -l $(($(df -B1 --output=avail /root | tail -1) - 4194304)) /root/fill", "rm /root/fill", "bytes left of",
+				"fallocate -l $(($(df -B1 --output=avail /root | tail -1) - 4194304)) /root/fill",
+				"rm /root/fill", "bytes left of",
 			},
 			{
 				"no space on the private disk", "no block is free",
@@ -48,19 +49,23 @@ func testRoom(to tree.Digest) func(*testing.T, *guest.VM) {
 			},
 			{
 				"no inodes on the private disk", "a few hundred are free",
-				"mkdir /root/n; cd /root/n; perl -e 'my $i = 0; while (symlink \"x\", $i++) {} unlink 0..499'", "true", "inodes left of",
+				"mkdir /root/n; cd /root/n; perl -e 'my $i = 0; while (symlink \"x\", $i++) {} unlink 0..499'",
+				"true", "inodes left of",
 			},
 			{
 				"no inodes on the private disk", "none is free",
-				"cd /root/n; perl -e 'my $i = 0; while ($i < 500) {symlink \"x\", $i++}'", "rm -r /root/n", "inodes left of",
+				"cd /root/n; perl -e 'my $i = 0; while ($i < 500) {symlink \"x\", $i++}'",
+				"rm -r /root/n", "inodes left of",
 			},
 			{
 				"no space in /run", "the contents lists are sent",
-				"fallocate -l $(df -B1 --output=avail /run | tail -1) /run/fill", "rm /run/fill", "no space left on device",
+				"fallocate -l $(df -B1 --output=avail /run | tail -1) /run/fill", "rm /run/fill",
+				"no space left on device",
 			},
 			{
 				"no inodes in /run", "staged",
-				"mount -o remount,nr_inodes=$(($(df --output=iused /run | tail -1) + 100)) /run", "mount -o remount,nr_inodes=800k /run", "inodes left of",
+				"mount -o remount,nr_inodes=$(($(df --output=iused /run | tail -1) + 100)) /run",
+				"mount -o remount,nr_inodes=800k /run", "inodes left of",
 			},
 		} {
 			run(t, v, c.fill)
@@ -85,7 +90,8 @@ func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 		if err == nil || !report.GetRefused() || report.GetCommitted() || len(report.GetRestarts()) > 0 {
 			t.Errorf("it ended with %v, %v", report, err)
 		}
-		if now := status(t, v); now.GetStack().GetBase() != before.GetStack().GetBase() || now.GetState() != agentapi.State_IDLE {
+		if now := status(t, v); now.GetStack().GetBase() != before.GetStack().GetBase() ||
+			now.GetState() != agentapi.State_IDLE {
 			t.Errorf("it runs %s, state %s", now.GetStack().GetBase(), now.GetState())
 		}
 		matrix.Record(t, "a read-only private disk", "staged", "refused before anything changes")
@@ -99,11 +105,13 @@ func testReadOnly(to tree.Digest) func(*testing.T, *guest.VM) {
 		}
 		now, err := os.ReadFile(v.Console())
 		must(t, err)
-		if text := strings.TrimPrefix(string(now), string(console)); !strings.Contains(text, "has errors: checking it") {
+		if text := strings.TrimPrefix(string(now), string(console)); !strings.Contains(text,
+			"has errors: checking it") {
 			t.Errorf("the console does not tell of a check:\n%s", text[:min(len(text), 4000)])
 		}
 		run(t, v, "touch /root/x")
-		matrix.Record(t, "an error in the private disk's file system", "the next boot", "checked before it is mounted, and reported on the console")
+		matrix.Record(t, "an error in the private disk's file system", "the next boot",
+			"checked before it is mounted, and reported on the console")
 		refresh(t, v, to)
 	}
 }
@@ -126,7 +134,8 @@ func testPowerCut(t *testing.T, v *guest.VM) {
 	// Until the power cut, the root file system still used the layer of the first release.
 	layers := strings.Fields(run(t, v, "ls /run/sharedos/layers"))
 	if want := len(after.GetStack().GetLayers()); len(layers) != want || want >= len(before.GetAttached()) {
-		t.Errorf("it has mounted the layers %q, attached were %q, and its stack has %d", layers, before.GetAttached(), want)
+		t.Errorf("it has mounted the layers %q, attached were %q, and its stack has %d", layers,
+			before.GetAttached(), want)
 	}
 	got := run(t, v, "test $(cat /root/count) -ge "+count+" && echo kept; dmesg | grep -c 'EXT4-fs error' || true")
 	if got != "kept\n0" {
@@ -137,5 +146,6 @@ func testPowerCut(t *testing.T, v *guest.VM) {
 			t.Errorf("the disk that was attached while it ran, after the power cut: %q", got)
 		}
 	}
-	matrix.Record(t, "power cut", "while the private disk is written to", "the journal is replayed; what was synced is there")
+	matrix.Record(t, "power cut", "while the private disk is written to",
+		"the journal is replayed; what was synced is there")
 }

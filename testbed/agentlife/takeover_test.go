@@ -51,13 +51,16 @@ func testTakeover(t *testing.T, v *guest.VM) {
 	// The previous agent waits some seconds to see whether its successor runs on.
 	run(t, v, "timeout 300 sh -c 'while test -e /proc/"+old+"; do sleep 0.2; done'")
 	pid := service(t, v, "MainPID")
-	if got := run(t, v, "sha256sum < /proc/"+pid+"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest, "sha256:")+"  -\nactive\n1" {
+	if got := run(t, v, "sha256sum < /proc/"+pid+
+		"/exe; systemctl is-active sharedos-agent; pgrep -c -f 'agent.* serve'"); got != strings.TrimPrefix(digest,
+		"sha256:")+"  -\nactive\n1" {
 		t.Errorf("the service runs process %s: %q", pid, got)
 	}
 	matrix.Record(t, "a newer agent", "idle", "it takes over in place")
 	// From now on systemd starts the new agent.
 	run(t, v, "kill -9 "+pid)
-	again := await(t, v, "is up again", func(s *agentapi.StatusResponse) bool { return s.GetAgentDigest() == digest && s.GetOpenFiles() > 0 })
+	again := await(t, v, "is up again",
+		func(s *agentapi.StatusResponse) bool { return s.GetAgentDigest() == digest && s.GetOpenFiles() > 0 })
 	if now := service(t, v, "MainPID"); now == pid || again.GetBootId() != boot {
 		t.Errorf("process %s, then %s", pid, now)
 	}
@@ -77,7 +80,8 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 		"it ends after it was ready": {"#!/bin/sh\nNOTIFY_SOCKET=$SHAREDOS_SUCCESSOR systemd-notify --ready\nsleep 1\nexit 7\n", "exit status 7"},
 	} {
 		updated := carry(t, v, []byte(c.program))
-		if updated.Agent.GetAgentDigest() != before.GetAgentDigest() || !strings.Contains(updated.OtherAgent, c.why) || !strings.Contains(updated.Agent.GetAgentRefused(), c.why) {
+		if updated.Agent.GetAgentDigest() != before.GetAgentDigest() || !strings.Contains(updated.OtherAgent, c.why) ||
+			!strings.Contains(updated.Agent.GetAgentRefused(), c.why) {
 			t.Errorf("%s: %s answers, and says %q", step, updated.Agent.GetAgentDigest(), updated.OtherAgent)
 			continue
 		}
@@ -89,7 +93,8 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 	defer cancel()
 	killed := make(chan error, 1)
 	go func() {
-		_, err := v.Run(ctx, "until test -S /run/sharedos/takeover.sock; do sleep 0.1; done; sleep 1; kill -9 $(systemctl show --value -p MainPID sharedos-agent.service)")
+		_, err := v.Run(ctx,
+			"until test -S /run/sharedos/takeover.sock; do sleep 0.1; done; sleep 1; kill -9 $(systemctl show --value -p MainPID sharedos-agent.service)")
 		killed <- err
 	}()
 	carry(t, v, hangs)
@@ -103,9 +108,11 @@ func testTakeoverThatFails(t *testing.T, v *guest.VM) {
 	if got := run(t, v, "pgrep -c -x sleep || true; ls /run/sharedos/bin"); got != "0\nagent" {
 		t.Errorf("left are %q", got)
 	}
-	matrix.Record(t, "SIGKILL of the agent", "while a new agent is being tried", "the previous agent continues and gives the reason")
+	matrix.Record(t, "SIGKILL of the agent", "while a new agent is being tried",
+		"the previous agent continues and gives the reason")
 	// The domain's definition has those bad agents, too. A good one replaces them everywhere.
-	if updated := carry(t, v, laterAgent(t, v.World, "\x00two")); updated.OtherAgent != "" || updated.Agent.GetAgentRefused() != "" || updated.Agent.GetBootId() != before.GetBootId() {
+	if updated := carry(t, v, laterAgent(t, v.World, "\x00two")); updated.OtherAgent != "" ||
+		updated.Agent.GetAgentRefused() != "" || updated.Agent.GetBootId() != before.GetBootId() {
 		t.Errorf("in the end: %q, %q", updated.OtherAgent, updated.Agent.GetAgentRefused())
 	}
 }

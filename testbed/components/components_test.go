@@ -24,13 +24,13 @@ func TestMain(m *testing.M) { os.Exit(matrix.Run(m)) }
 // house is the VM that the tests share.
 type house struct {
 	vm *guest.VM
-	// bases are two releases of the base. web is nginx and keys is Redis, built on each of them; tool and broken are files on the
-	// first.
+	// bases are two releases of the base. web is nginx and keys is Redis, built on each of them;
+	// tool and broken are files on the first.
 	bases, web, keys []tree.Digest
 	tool, broken     tree.Digest
 	real             real
-	// verified is what dpkg --verify prints with the base alone; nil before the first check. whole are the stacks that were
-	// checked since the VM booted.
+	// verified is what dpkg --verify prints with the base alone; nil before the first check. whole
+	// are the stacks that were checked since the VM booted.
 	verified *string
 	whole    map[string]bool
 	// seen is what the last check of the states has found; nil if there was none since the VM booted.
@@ -42,7 +42,8 @@ func base(version string) []guest.Edit {
 	return append(guest.Quick(),
 		guest.Write("usr/share/mark", 0o644, version),
 		// The bus gives up a service that has not started after 25 s otherwise.
-		guest.Write("etc/dbus-1/system-local.conf", 0o644, "<busconfig><limit name=\"service_start_timeout\">600000</limit></busconfig>\n"),
+		guest.Write("etc/dbus-1/system-local.conf", 0o644,
+			"<busconfig><limit name=\"service_start_timeout\">600000</limit></busconfig>\n"),
 		guest.Write("usr/lib/systemd/system/own.service", 0o644, "[Service]\nExecStart=/usr/bin/sleep infinity\n"),
 		guest.Link("etc/systemd/system/multi-user.target.wants/own.service", "/usr/lib/systemd/system/own.service"),
 	)
@@ -60,7 +61,8 @@ var tool = []guest.Edit{
 		"ExecStartPre=/usr/bin/grep configured /etc/tool.conf\nExecStartPre=/usr/bin/grep seeded /var/lib/tool/seed\n"+
 		"ExecStartPre=/usr/bin/touch /run/tool/here\nExecStart=/usr/bin/sleep infinity\n"),
 	guest.Write("usr/lib/systemd/system/answer.socket", 0o644, "[Socket]\nListenStream=127.0.0.1:7070\nAccept=yes\n"),
-	guest.Write("usr/lib/systemd/system/answer@.service", 0o644, "[Service]\nExecStart=/usr/bin/echo answer\nStandardOutput=socket\n"),
+	guest.Write("usr/lib/systemd/system/answer@.service", 0o644,
+		"[Service]\nExecStart=/usr/bin/echo answer\nStandardOutput=socket\n"),
 	guest.Write("usr/lib/systemd/system/tool.timer", 0o644, "[Timer]\nOnActiveSec=1h\nUnit=answer@x.service\n"),
 	guest.Link("etc/systemd/system/multi-user.target.wants/tool.service", "/usr/lib/systemd/system/tool.service"),
 	guest.Link("etc/systemd/system/multi-user.target.wants/tool.timer", "/usr/lib/systemd/system/tool.timer"),
@@ -71,9 +73,11 @@ var tool = []guest.Edit{
 var broken = []guest.Edit{
 	guest.Write("usr/share/broken/data", 0o644, "data"),
 	guest.Write("etc/broken.conf", 0o644, "configured\n"),
-	guest.Write("usr/lib/systemd/system/before-broken.service", 0o644, "[Unit]\nBefore=broken.service\n[Service]\nExecStart=/usr/bin/sleep infinity\n"),
+	guest.Write("usr/lib/systemd/system/before-broken.service", 0o644,
+		"[Unit]\nBefore=broken.service\n[Service]\nExecStart=/usr/bin/sleep infinity\n"),
 	guest.Write("usr/lib/systemd/system/broken.service", 0o644, "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
-	guest.Link("etc/systemd/system/multi-user.target.wants/before-broken.service", "/usr/lib/systemd/system/before-broken.service"),
+	guest.Link("etc/systemd/system/multi-user.target.wants/before-broken.service",
+		"/usr/lib/systemd/system/before-broken.service"),
 	guest.Link("etc/systemd/system/multi-user.target.wants/broken.service", "/usr/lib/systemd/system/broken.service"),
 }
 
@@ -93,7 +97,8 @@ func build(t *testing.T) *house {
 		}
 		*built = onEach(t, w, h.bases, strings.Split(name, "-")[0], packages)
 	}
-	// A plan makes the layers that join two package databases. Here they are made while the VM does not hold its slot yet.
+	// A plan makes the layers that join two package databases. Here they are made while the VM does
+	// not hold its slot yet.
 	for i, base := range h.bases {
 		if _, err := w.Host.Publisher.Join(t.Context(), base, []tree.Digest{h.web[i], h.keys[i]}, nil); err != nil {
 			t.Fatal(err)
@@ -120,7 +125,8 @@ func build(t *testing.T) *house {
 }
 
 // onEach builds a component on each of these base releases.
-func onEach(t *testing.T, w *guest.World, bases []tree.Digest, name string, adds source.Addition) (built []tree.Digest) {
+func onEach(t *testing.T, w *guest.World, bases []tree.Digest, name string,
+	adds source.Addition) (built []tree.Digest) {
 	t.Helper()
 	for _, base := range bases {
 		id, err := w.Component(t.Context(), name, base, adds)
@@ -174,13 +180,13 @@ func prints(command, want string) []check {
 	}}}
 }
 
-// activeUnits prints the main process and the start of each active unit that can be interrupted. It asks systemd about these
-// alone: about all units it takes an emulated guest three seconds.
+// activeUnits prints the main process and the start of each active unit that can be interrupted. It
+// asks systemd about these alone: about all units it takes an emulated guest three seconds.
 const activeUnits = "systemctl show --property=Id,ActiveState,InvocationID,MainPID " +
 	"$(systemctl list-units --type=service,socket,timer --state=active --plain --no-legend --full | cut -d ' ' -f 1)"
 
-// states returns the main process and the start of each active unit that can be interrupted: what the last check has found,
-// because nothing that happens between two refreshes interrupts a unit.
+// states returns the main process and the start of each active unit that can be interrupted: what
+// the last check has found, because nothing that happens between two refreshes interrupts a unit.
 func (h *house) states(t *testing.T) map[string]string {
 	t.Helper()
 	if h.seen == nil {
@@ -220,7 +226,8 @@ func (h *house) untouched(before map[string]string, but ...string) []check {
 }
 
 // move has the VM run a base and components, and returns what the plan said and what happened.
-func (h *house) move(t *testing.T, base tree.Digest, components ...tree.Digest) (planned *agentapi.Impact, report *agentapi.Report, err error) {
+func (h *house) move(t *testing.T, base tree.Digest,
+	components ...tree.Digest) (planned *agentapi.Impact, report *agentapi.Report, err error) {
 	t.Helper()
 	spec := h.vm.Spec
 	spec.Base, spec.Components = base, components
@@ -296,8 +303,8 @@ func listed(name, file string, there bool) []check {
 	}
 }
 
-// complete checks that dpkg finds all files of all packages as it finds them in the base alone, but for configuration that was
-// changed here. It does so once for each stack and boot, because dpkg reads all of /usr for that.
+// complete checks that dpkg finds all files of all packages as it finds them in the base alone, but for configuration
+// that was changed here. It does so once for each stack and boot, because dpkg reads all of /usr for that.
 func (h *house) complete() []check {
 	stack := fmt.Sprint(h.vm.Spec.Base, h.vm.Spec.Components)
 	if h.whole[stack] {
@@ -322,7 +329,8 @@ func (h *house) complete() []check {
 func (h *house) gone(units ...string) []check {
 	var checks []check
 	for _, unit := range units {
-		checks = append(checks, prints("systemctl show --property=LoadState,ActiveState --value "+unit, "not-found\ninactive")...)
+		checks = append(checks,
+			prints("systemctl show --property=LoadState,ActiveState --value "+unit, "not-found\ninactive")...)
 	}
 	return checks
 }
@@ -384,7 +392,8 @@ const copyright = "/usr/share/doc/nginx-light/copyright"
 func (h *house) attach(t *testing.T) {
 	before := h.states(t)
 	planned, report := h.moves(t, h.bases[0], h.web[0])
-	if !starts(planned.GetStarts(), "nginx.service") || !starts(report.GetStarts(), "nginx.service") || planned.GetLevel() > agentapi.Level_RELOAD {
+	if !starts(planned.GetStarts(), "nginx.service") || !starts(report.GetStarts(), "nginx.service") ||
+		planned.GetLevel() > agentapi.Level_RELOAD {
 		t.Errorf("planned %v, started %v", planned, report.GetStarts())
 	}
 	if page := h.page(t, "/"); !strings.Contains(page, "nginx") {
@@ -392,7 +401,8 @@ func (h *house) attach(t *testing.T) {
 	}
 	h.check(t, h.untouched(before), h.truthful("nginx-light", copyright, true))
 	h.attached(t, h.web[0], true)
-	matrix.Record(t, "a component is attached to a running VM", "restart", "its units run; no other service is interrupted")
+	matrix.Record(t, "a component is attached to a running VM", "restart",
+		"its units run; no other service is interrupted")
 }
 
 func (h *house) detach(t *testing.T) {
@@ -402,12 +412,14 @@ func (h *house) detach(t *testing.T) {
 	if !stops(planned, "nginx.service") {
 		t.Errorf("planned %v", planned)
 	}
-	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"), h.truthful("nginx-light", copyright, false),
+	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"),
+		h.truthful("nginx-light", copyright, false),
 		prints("tail -n 1 /etc/nginx/mime.types; cat /var/www/html/mine; ls /etc/nginx/nginx.conf; pgrep nginx || echo ended; "+
 			"ls /usr/sbin/nginx 2>/dev/null || echo gone", "# mine\nmine\n/etc/nginx/nginx.conf\nended\ngone"),
 		prints("find /etc -xtype l -lname '/*nginx*'", ""))
 	h.attached(t, h.web[0], false)
-	matrix.Record(t, "a component is detached from a running VM", "restart", "its units are gone, its layer is unplugged, its data stays")
+	matrix.Record(t, "a component is detached from a running VM", "restart",
+		"its units are gone, its layer is unplugged, its data stays")
 }
 
 func (h *house) attachAgain(t *testing.T) {
@@ -449,12 +461,14 @@ cat /run/holder`)
 	h.check(t, h.gone("tool.service", "answer.socket", "tool.timer", "answer@x.service"),
 		h.untouched(before, "tool.service", "answer.socket", "tool.timer"),
 		prints("grep -c :1B9E /proc/net/tcp || true", "0"), // its socket
-		prints("cat /etc/tool.conf /var/lib/tool/seed; id -u tool >/dev/null && kill -0 "+pid+" && kill "+pid+" && echo ran", "configured\nseeded\nran"))
+		prints("cat /etc/tool.conf /var/lib/tool/seed; id -u tool >/dev/null && kill -0 "+pid+" && kill "+pid+
+			" && echo ran", "configured\nseeded\nran"))
 	// The web server was started from a /usr with this layer in it, of which it uses nothing.
 	before = h.states(t)
 	h.unplugged(t, h.tool)
 	h.check(t, h.untouched(before), readable)
-	matrix.Record(t, "a file of a component is open while it is detached", "restart", "the process goes on and is named; it holds the layer")
+	matrix.Record(t, "a file of a component is open while it is detached", "restart",
+		"the process goes on and is named; it holds the layer")
 }
 
 // heldBy returns what the agent says of a layer that is attached and in no stack any more.
@@ -502,8 +516,10 @@ func (h *house) atBoot(t *testing.T) {
 	h.moves(t, h.bases[0])
 	// Whatever was started at boot runs from a /usr with the layer in it, of which it uses nothing.
 	h.attached(t, h.web[0], false)
-	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"), h.truthful("nginx-light", copyright, false), readable)
-	matrix.Record(t, "a component that was there at boot is detached", "restart", "its units are gone, its layer is unplugged; no other service is interrupted")
+	h.check(t, h.gone("nginx.service"), h.untouched(before, "nginx.service"),
+		h.truthful("nginx-light", copyright, false), readable)
+	matrix.Record(t, "a component that was there at boot is detached", "restart",
+		"its units are gone, its layer is unplugged; no other service is interrupted")
 
 	before = h.states(t)
 	planned, _ := h.moves(t, h.bases[0], h.web[0], h.keys[0])
@@ -523,14 +539,17 @@ func (h *house) atBoot(t *testing.T) {
 		"both serve; the package database tells of what is there; the other one is not interrupted")
 }
 
-// serveBoth checks that both components of packages serve, with what users have left there, and that the package database has both.
+// serveBoth checks that both components of packages serve, with what users have left there, and
+// that the package database has both.
 func (h *house) serveBoth(t *testing.T) []check {
 	t.Helper()
 	if page := h.page(t, "/mine"); page != "mine\n" {
 		t.Errorf("its page is %q", page)
 	}
-	return slices.Concat(prints("redis-cli setnx key mine >/dev/null; redis-cli get key; stat -c %U /var/lib/redis", "mine\nredis"),
-		listed("nginx-light", copyright, true), h.truthful("redis-server", "/usr/share/doc/redis-server/copyright", true))
+	return slices.Concat(prints("redis-cli setnx key mine >/dev/null; redis-cli get key; stat -c %U /var/lib/redis",
+		"mine\nredis"),
+		listed("nginx-light", copyright, true),
+		h.truthful("redis-server", "/usr/share/doc/redis-server/copyright", true))
 }
 
 // readable checks that no read of a layer has failed, and that the services which were there before can go on.

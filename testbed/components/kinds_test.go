@@ -12,34 +12,40 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// kinds is a component of files that can be used in each way in which systemd starts a service for somebody: an instance
-// for each connection, a timer, a path and a name on the message bus.
+// kinds is a component of files that can be used in each way in which systemd starts a service for
+// somebody: an instance for each connection, a timer, a path and a name on the message bus.
 //
-// Its services have no time limit. Once systemd has read them in place of their stand-ins, it holds theirs against the time since the
-// stand-in was started, and on a busy machine attaching the component takes longer than the 90 seconds of systemd's default.
+// Its services have no time limit. Once systemd has read them in place of their stand-ins, it holds
+// theirs against the time since the stand-in was started, and on a busy machine attaching the
+// component takes longer than the 90 seconds of systemd's default.
 var kinds = []guest.Edit{
 	guest.Write("usr/lib/systemd/system/lines.socket", 0o644, "[Socket]\nListenStream=7072\nAccept=yes\n"),
-	guest.Write("usr/lib/systemd/system/lines@.service", 0o644, "[Service]\nTimeoutStartSec=infinity\nStandardInput=socket\nExecStart=-/usr/bin/line\n"),
+	guest.Write("usr/lib/systemd/system/lines@.service", 0o644,
+		"[Service]\nTimeoutStartSec=infinity\nStandardInput=socket\nExecStart=-/usr/bin/line\n"),
 	guest.Write("usr/bin/line", 0o755, "#!/bin/sh\nread line; echo \"$line from $REMOTE_ADDR\"\n"),
 	guest.Link("etc/systemd/system/sockets.target.wants/lines.socket", "/usr/lib/systemd/system/lines.socket"),
 
 	guest.Write("usr/lib/systemd/system/ticks.timer", 0o644, "[Timer]\nOnActiveSec=1s\nAccuracySec=1ms\n"),
-	guest.Write("usr/lib/systemd/system/ticks.service", 0o644, "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ticked >> /run/ticks'\n"),
+	guest.Write("usr/lib/systemd/system/ticks.service", 0o644,
+		"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo ticked >> /run/ticks'\n"),
 
 	guest.Write("usr/lib/systemd/system/spool.path", 0o644, "[Path]\nPathExists=/run/spool\n"),
-	guest.Write("usr/lib/systemd/system/spool.service", 0o644, "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat /run/spool >> /run/spooled; rm /run/spool'\n"),
+	guest.Write("usr/lib/systemd/system/spool.service", 0o644,
+		"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat /run/spool >> /run/spooled; rm /run/spool'\n"),
 	guest.Link("etc/systemd/system/paths.target.wants/spool.path", "/usr/lib/systemd/system/spool.path"),
 
 	guest.Write("usr/share/dbus-1/system-services/org.example.Kinds.service", 0o644,
 		"[D-BUS Service]\nName=org.example.Kinds\nExec=/bin/false\nUser=root\nSystemdService=kinds-bus.service\n"),
-	guest.Write("usr/share/dbus-1/system.d/org.example.Kinds.conf", 0o644, `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+	guest.Write("usr/share/dbus-1/system.d/org.example.Kinds.conf", 0o644,
+		`<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <policy user="root"><allow own="org.example.Kinds"/></policy>
   <policy context="default"><allow send_destination="org.example.Kinds"/></policy>
 </busconfig>
 `),
-	guest.Write("usr/lib/systemd/system/kinds-bus.service", 0o644, "[Service]\nTimeoutStartSec=infinity\nType=dbus\nBusName=org.example.Kinds\nExecStart=/usr/bin/kinds-bus\n"),
+	guest.Write("usr/lib/systemd/system/kinds-bus.service", 0o644,
+		"[Service]\nTimeoutStartSec=infinity\nType=dbus\nBusName=org.example.Kinds\nExecStart=/usr/bin/kinds-bus\n"),
 	guest.Write("usr/bin/kinds-bus", 0o755, kindsBus),
 }
 
@@ -86,8 +92,8 @@ while (1) {
 }
 `
 
-// converse sends a line over each of two connections to the service that has an instance for each connection, and returns what
-// the instances answer.
+// converse sends a line over each of two connections to the service that has an instance for each
+// connection, and returns what the instances answer.
 func (o *offered) converse(t *testing.T) string {
 	t.Helper()
 	began := time.Now()
@@ -127,7 +133,8 @@ func (o *offered) everyKind(t *testing.T) {
 			return o.run(t, "systemctl start ticks.timer; until test -s /run/ticks; do sleep 0.2; done; cat /run/ticks")
 		}, "ticked"},
 		{"a path", func(t *testing.T) string {
-			return o.run(t, "echo spooled > /run/spool; until ! test -e /run/spool; do sleep 0.2; done; cat /run/spooled")
+			return o.run(
+				t, "echo spooled > /run/spool; until ! test -e /run/spool; do sleep 0.2; done; cat /run/spooled")
 		}, "spooled"},
 		{"a name on the message bus", func(t *testing.T) string {
 			return o.run(t, "busctl --timeout=240 call org.example.Kinds / org.example.Kinds Ask")
@@ -138,8 +145,10 @@ func (o *offered) everyKind(t *testing.T) {
 			t.Errorf("%s is answered by %q", one.name, got)
 		}
 		o.settled(t)
-		o.check(t, o.list("echo", "kinds"), o.untouched(before, "ticks.timer", "spool.path"), prints("sharedos component remove kinds >/dev/null", ""),
+		o.check(t, o.list("echo", "kinds"), o.untouched(before, "ticks.timer", "spool.path"),
+			prints("sharedos component remove kinds >/dev/null", ""),
 			o.untouched(nil))
-		matrix.Record(t, "a component on demand is used by "+one.name, "attach", "it is answered by the component's own unit")
+		matrix.Record(t, "a component on demand is used by "+one.name, "attach",
+			"it is answered by the component's own unit")
 	}
 }

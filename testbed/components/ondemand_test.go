@@ -18,7 +18,8 @@ import (
 // echo is a component of files: a service that answers on a socket of systemd, and a command.
 var echo = []guest.Edit{
 	guest.Write("usr/lib/systemd/system/echo.socket", 0o644, "[Socket]\nListenStream=7071\n"),
-	guest.Write("usr/lib/systemd/system/echo.service", 0o644, "[Unit]\nDescription=Echo\n[Service]\nTimeoutStartSec=infinity\nExecStart=/usr/bin/echod\n"),
+	guest.Write("usr/lib/systemd/system/echo.service", 0o644,
+		"[Unit]\nDescription=Echo\n[Service]\nTimeoutStartSec=infinity\nExecStart=/usr/bin/echod\n"),
 	guest.Write("usr/bin/echod", 0o755, `#!/usr/bin/perl
 open(my $listener, "+<&=", 3) or die;
 while (accept(my $client, $listener)) { syswrite($client, "answer\n"); close $client; }
@@ -99,10 +100,12 @@ func (o *offered) list(attached ...string) []check {
 }
 
 func (o *offered) idle(t *testing.T) {
-	o.check(t, o.list(), prints("systemctl is-active echo.socket uuidd.socket; systemctl is-active echo.service uuidd.service || true; "+
-		"type uuidgen say >/dev/null && echo offered", "active\nactive\ninactive\ninactive\noffered"),
+	o.check(t, o.list(),
+		prints("systemctl is-active echo.socket uuidd.socket; systemctl is-active echo.service uuidd.service || true; "+
+			"type uuidgen say >/dev/null && echo offered", "active\nactive\ninactive\ninactive\noffered"),
 		o.truthful("uuid-runtime", "/usr/bin/uuidgen", false),
-		prints("ls /run/sharedos/layers | grep "+o.layerOf(t, o.uuid[0]).Hex()+" || echo closed", "closed"), o.untouched(nil))
+		prints("ls /run/sharedos/layers | grep "+o.layerOf(t, o.uuid[0]).Hex()+" || echo closed", "closed"),
+		o.untouched(nil))
 	o.attached(t, o.uuid[0], true)
 }
 
@@ -129,9 +132,11 @@ func (o *offered) connection(t *testing.T) {
 		t.Errorf("the first connection is answered by %q", line)
 	}
 	o.settled(t)
-	o.check(t, o.list("echo"), o.untouched(before), prints("systemctl show -P FragmentPath echo.service echo.socket; say hello",
-		"/usr/lib/systemd/system/echo.service\n\n/usr/lib/systemd/system/echo.socket\nsaid hello"))
-	matrix.Record(t, "a connection to a component on demand", "attach", "it is answered by the service; nothing else is interrupted")
+	o.check(t, o.list("echo"), o.untouched(before),
+		prints("systemctl show -P FragmentPath echo.service echo.socket; say hello",
+			"/usr/lib/systemd/system/echo.service\n\n/usr/lib/systemd/system/echo.socket\nsaid hello"))
+	matrix.Record(t, "a connection to a component on demand", "attach",
+		"it is answered by the service; nothing else is interrupted")
 }
 
 // settled waits until the refresh that the guest does by itself has ended.
@@ -151,11 +156,12 @@ func (o *offered) command(t *testing.T) {
 	o.settled(t)
 	o.whole = nil // what the VM attaches by itself is another stack
 	o.check(t, o.list("echo", "uuid"), o.untouched(before), o.truthful("uuid-runtime", "/usr/bin/uuidgen", true),
-		[]check{{"setpriv --reuid=65534 --regid=65534 --clear-groups sharedos component remove uuid 2>&1 || true", func(t *testing.T, text string) {
-			if !strings.Contains(text, "only root") {
-				t.Errorf("a user removes it: %q", text)
-			}
-		}}})
+		[]check{{"setpriv --reuid=65534 --regid=65534 --clear-groups sharedos component remove uuid 2>&1 || true",
+			func(t *testing.T, text string) {
+				if !strings.Contains(text, "only root") {
+					t.Errorf("a user removes it: %q", text)
+				}
+			}}})
 	matrix.Record(t, "a command of a component on demand is called", "attach", "it runs, for any user")
 }
 
@@ -165,14 +171,16 @@ func (o *offered) known(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(now.Spec.Attached, []string{"echo", "uuid"}) || !now.Stack.Same(now.Configured) || len(now.Faults)+len(now.Surplus)+len(now.Spec.Components) > 0 {
+	if !slices.Equal(now.Spec.Attached, []string{"echo", "uuid"}) || !now.Stack.Same(now.Configured) ||
+		len(now.Faults)+len(now.Surplus)+len(now.Spec.Components) > 0 {
 		t.Errorf("the host reads %+v", now)
 	}
 	if impact, err := fleet.Assess(t.Context(), o.vm.Spec); err != nil || impact != nil {
 		t.Errorf("the next plan: %v, %v", impact, err)
 	}
 	before := o.states(t)
-	if _, report, err := fleet.Update(t.Context(), o.vm.Spec, func(step string) { t.Log(step) }); err != nil || report != nil {
+	if _, report, err := fleet.Update(t.Context(), o.vm.Spec, func(step string) { t.Log(step) }); err != nil ||
+		report != nil {
 		t.Errorf("the next apply: %v, %v", report, err)
 	}
 	o.check(t, o.untouched(before), o.list("echo", "uuid"))
@@ -180,14 +188,17 @@ func (o *offered) known(t *testing.T) {
 
 func (o *offered) removed(t *testing.T) {
 	before := o.states(t)
-	o.check(t, prints("sharedos component remove echo >/dev/null", ""), o.list("uuid"), o.untouched(before, "echo.service", "echo.socket"),
-		prints("systemctl is-active echo.socket; systemctl show -P ActiveState echo.service; pgrep echod || echo ended", "active\ninactive\nended"))
+	o.check(t, prints("sharedos component remove echo >/dev/null", ""), o.list("uuid"),
+		o.untouched(before, "echo.service", "echo.socket"),
+		prints("systemctl is-active echo.socket; systemctl show -P ActiveState echo.service; pgrep echod || echo ended",
+			"active\ninactive\nended"))
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("the next connection is answered by %q", line)
 	}
 	o.settled(t)
 	o.check(t, o.list("echo", "uuid"))
-	matrix.Record(t, "root removes a component on demand", "detach", "its units are gone, its sockets listen, the next use attaches it")
+	matrix.Record(t, "root removes a component on demand", "detach",
+		"its units are gone, its sockets listen, the next use attaches it")
 }
 
 func (o *offered) started(t *testing.T) {
@@ -197,7 +208,8 @@ func (o *offered) started(t *testing.T) {
 				t.Errorf("started by hand: %s", text)
 			}
 		}}}, prints("sharedos component add echo >/dev/null", ""), o.list("echo", "uuid"), o.untouched(nil))
-	matrix.Record(t, "a unit of a component on demand is started by hand", "attach", "systemctl waits for the unit itself")
+	matrix.Record(t, "a unit of a component on demand is started by hand", "attach",
+		"systemctl waits for the unit itself")
 }
 
 func (o *offered) patched(t *testing.T) {
@@ -212,32 +224,39 @@ func (o *offered) patched(t *testing.T) {
 		t.Fatalf("%v: %v", err, report)
 	}
 	o.vm.Spec = spec
-	o.check(t, o.untouched(before), o.list("echo", "uuid"), o.truthful("uuid-runtime", "/usr/bin/uuidgen", true), prints("cat /usr/share/mark", "two"))
+	o.check(t, o.untouched(before), o.list("echo", "uuid"), o.truthful("uuid-runtime", "/usr/bin/uuidgen", true),
+		prints("cat /usr/share/mark", "two"))
 	if planned.GetLevel() != agentapi.Level_NONE {
 		t.Errorf("planned %v", planned)
 	}
-	matrix.Record(t, "the base is patched under components that were attached by use", "restart", "they stay attached, in their new releases")
+	matrix.Record(t, "the base is patched under components that were attached by use", "restart",
+		"they stay attached, in their new releases")
 }
 
 // fails uses a component whose unit does not start.
 func (o *offered) fails(t *testing.T) {
 	spec := o.vm.Spec
 	spec.OnDemand, spec.DetachUsed = []tree.Digest{o.echo[1], o.broken, o.kinds}, true
-	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec,
+		func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
 		t.Fatalf("%v: %v", err, report)
 	}
 	spec.DetachUsed = false
 	o.vm.Spec, o.seen = spec, nil
 	before := o.states(t)
-	o.check(t, []check{{"systemctl start broken.service 2>&1 && echo started; sharedos component add broken 2>&1 && echo attached; " +
-		"systemctl is-failed broken.service before-broken.service || true", func(t *testing.T, text string) {
-		if strings.Contains(text, "started") || strings.Contains(text, "attached\n") || !strings.Contains(text, "broken.service") {
-			t.Errorf("a component whose unit fails: %s", text)
-		}
-	}}})
+	o.check(
+		t, []check{{"systemctl start broken.service 2>&1 && echo started; sharedos component add broken 2>&1 && echo " +
+			"attached; systemctl is-failed broken.service before-broken.service || " +
+			"true", func(t *testing.T, text string) {
+			if strings.Contains(text, "started") || strings.Contains(text, "attached\n") ||
+				!strings.Contains(text, "broken.service") {
+				t.Errorf("a component whose unit fails: %s", text)
+			}
+		}}})
 	o.settled(t)
 	o.check(t, o.untouched(before))
-	matrix.Record(t, "a unit of a component on demand fails", "attach", "the component is not attached; whoever has started the unit is told")
+	matrix.Record(t, "a unit of a component on demand fails", "attach",
+		"the component is not attached; whoever has started the unit is told")
 }
 
 func (o *offered) boot(t *testing.T) {
@@ -265,8 +284,10 @@ func (o *offered) boot(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.settled(t)
-	o.check(t, prints("sharedos component remove kinds >/dev/null", ""), o.list("echo")) // it is no error if it was not attached
-	matrix.Record(t, "power cut", "while a component is attached by its use", "it starts with or without it, and with what was attached before; the next use is answered")
+	o.check(t, prints("sharedos component remove kinds >/dev/null", ""),
+		o.list("echo")) // it is no error if it was not attached
+	matrix.Record(t, "power cut", "while a component is attached by its use",
+		"it starts with or without it, and with what was attached before; the next use is answered")
 	if line := o.greet(t); line != "answer\n" {
 		t.Errorf("after the boot the connection is answered by %q", line)
 	}
@@ -282,7 +303,8 @@ func (o *offered) detachedOff(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(), func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
+	if _, err := o.vm.Await(t.Context(), "the services", guest.Services(),
+		func(s *agentapi.StatusResponse) bool { return agentapi.Started(s.GetSystemState()) }); err != nil {
 		t.Fatal(err)
 	}
 	o.check(t, o.list())
@@ -291,26 +313,30 @@ func (o *offered) detachedOff(t *testing.T) {
 	}
 	o.settled(t)
 	o.check(t, o.list("echo"))
-	matrix.Record(t, "one apply starts a VM and detaches what it had attached by use", "attach", "it starts without it, and attaches it again when it is used")
+	matrix.Record(t, "one apply starts a VM and detaches what it had attached by use", "attach",
+		"it starts without it, and attaches it again when it is used")
 }
 
 func (o *offered) detached(t *testing.T) {
 	spec := o.vm.Spec
 	spec.DetachUsed = true
-	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec,
+		func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
 		t.Fatalf("%v: %v", err, report)
 	}
 	o.check(t, o.list())
 	spec.OnDemand, spec.DetachUsed = nil, false
-	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec, func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
+	if _, report, err := o.vm.World.Host.Fleet.Update(t.Context(), spec,
+		func(step string) { t.Log(step) }); err != nil || !report.GetCommitted() {
 		t.Fatalf("%v: %v", err, report)
 	}
-	o.check(t, o.gone("echo.service", "echo.socket"), []check{{"type sharedos say 2>&1 || true; ls /usr/lib/sharedos 2>&1 || true",
-		func(t *testing.T, text string) {
-			if strings.Contains(text, "is /usr") || !strings.Contains(text, "No such file") {
-				t.Errorf("what is no longer offered has left %s", text)
-			}
-		}}})
+	o.check(t, o.gone("echo.service", "echo.socket"),
+		[]check{{"type sharedos say 2>&1 || true; ls /usr/lib/sharedos 2>&1 || true",
+			func(t *testing.T, text string) {
+				if strings.Contains(text, "is /usr") || !strings.Contains(text, "No such file") {
+					t.Errorf("what is no longer offered has left %s", text)
+				}
+			}}})
 	layers := o.layers(t)
 	now, err := o.vm.World.Host.Fleet.Read(t.Context(), spec.Name)
 	if err != nil || len(layers) > len(now.Stack.Layers)+len(now.Surplus) {

@@ -8,13 +8,14 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// real are components of packages that do more than to serve pages, each on the first base, and an application of files that needs
-// one of them.
+// real are components of packages that do more than to serve pages, each on the first base, and an
+// application of files that needs one of them.
 type real struct{ database, interpreter, app, schemas tree.Digest }
 
 // app is an application of Python: a service that answers on a port.
 var app = []guest.Edit{
-	guest.Write("usr/lib/systemd/system/app.service", 0o644, "[Service]\nType=notify\nNotifyAccess=all\nDynamicUser=yes\nExecStart=/usr/bin/python3 /usr/lib/app/app.py\n"),
+	guest.Write("usr/lib/systemd/system/app.service", 0o644,
+		"[Service]\nType=notify\nNotifyAccess=all\nDynamicUser=yes\nExecStart=/usr/bin/python3 /usr/lib/app/app.py\n"),
 	guest.Link("etc/systemd/system/multi-user.target.wants/app.service", "/usr/lib/systemd/system/app.service"),
 	guest.Write("usr/lib/app/app.py", 0o644, `import http.server, os, socket
 
@@ -78,8 +79,10 @@ func (h *house) realOnes(t *testing.T) {
 	}
 	h.attached(t, h.real.database, false)
 	h.check(t, h.gone("postgresql.service", "postgresql@17-main.service"),
-		prints("pgrep postgres || echo ended; test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept", "ended\nkept"),
-		listed("postgresql-client-common", "/usr/bin/psql", false), h.truthful("python3-minimal", "/usr/bin/python3", true),
+		prints("pgrep postgres || echo ended; test -s /var/lib/postgresql/17/main/PG_VERSION && echo kept",
+			"ended\nkept"),
+		listed("postgresql-client-common", "/usr/bin/psql", false),
+		h.truthful("python3-minimal", "/usr/bin/python3", true),
 		h.untouched(before, "postgresql.service", "postgresql@17-main.service"))
 
 	h.moves(t, h.bases[0], h.real.database)
@@ -87,11 +90,12 @@ func (h *house) realOnes(t *testing.T) {
 	h.check(t, prints(sql("select name from things"), "kept"), h.gone("app.service"))
 
 	h.moves(t, h.bases[0], h.real.schemas)
-	h.check(t, []check{{"GSETTINGS_BACKEND=memory gsettings get org.gnome.desktop.interface clock-format", func(t *testing.T, value string) {
-		if value != "'24h'" && value != "'12h'" {
-			t.Errorf("a setting of its schemas is %q", value)
-		}
-	}}}, h.truthful("libglib2.0-bin", "/usr/bin/gsettings", true))
+	h.check(t, []check{{"GSETTINGS_BACKEND=memory gsettings get org.gnome.desktop.interface clock-format",
+		func(t *testing.T, value string) {
+			if value != "'24h'" && value != "'12h'" {
+				t.Errorf("a setting of its schemas is %q", value)
+			}
+		}}}, h.truthful("libglib2.0-bin", "/usr/bin/gsettings", true))
 	h.moves(t, h.bases[0])
 	h.check(t, h.truthful("libglib2.0-bin", "/usr/bin/gsettings", false),
 		prints("ls -d /usr/share/glib-2.0/schemas 2>/dev/null || echo gone", "gone"), h.untouched(nil), readable)

@@ -72,8 +72,8 @@ func (w *world) layerPath(t *testing.T, id tree.Digest) string {
 	return path
 }
 
-// refusesDamage refreshes the VM to a layer that is damaged, in each way. The refresh is refused before anything changes, and the
-// error names the layer. Afterwards a refresh to the undamaged layer succeeds.
+// refusesDamage refreshes the VM to a layer that is damaged, in each way. The refresh is refused before
+// anything changes, and the error names the layer. Afterwards a refresh to the undamaged layer succeeds.
 func (s *subject) refusesDamage(t *testing.T) {
 	s.reset(t)
 	layer := s.delta(t)
@@ -87,7 +87,8 @@ func (s *subject) refusesDamage(t *testing.T) {
 			if err := os.WriteFile(path, d.do(layer, whole), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
+			if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name,
+				hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 				t.Fatal(err)
 			}
 			_, err := s.Refresh(t.Context(), s.two)
@@ -105,8 +106,8 @@ func (s *subject) refusesDamage(t *testing.T) {
 	s.apply(t)
 }
 
-// bootsWithoutDamage damages a layer of the committed stack while the VM is off. The VM boots the whole previous stack and reports
-// why. The next apply is refused while the layer is damaged, and succeeds when it is not.
+// bootsWithoutDamage damages a layer of the committed stack while the VM is off. The VM boots the whole previous
+// stack and reports why. The next apply is refused while the layer is damaged, and succeeds when it is not.
 func (s *subject) bootsWithoutDamage(t *testing.T) {
 	layer := s.delta(t)
 	path := s.layerPath(t, layer.ID)
@@ -142,7 +143,8 @@ func (s *subject) bootsWithoutDamage(t *testing.T) {
 			if s.ended(t); s.at != s.one {
 				t.Error("it does not run the previous stack")
 			}
-			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) || !guest.Says(err, layer.ID.Hex()) {
+			if _, err := s.Refresh(t.Context(), s.two); !errors.Is(err, vm.ErrRefused) ||
+				!guest.Says(err, layer.ID.Hex()) {
 				t.Errorf("the next apply, with the damaged layer: %v", err)
 			}
 			write(t, whole)

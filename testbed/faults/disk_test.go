@@ -21,9 +21,9 @@ func (s *subject) disk(t *testing.T) string {
 
 // copyDisk copies the private disk as a power cut at this moment leaves it, and returns the copy's file.
 //
-// QEMU opens the disk without a cache of the host's (cache=none), so the file has what the guest's kernel has written, and
-// nothing that is only in the guest's memory. A paused VM writes nothing: libvirt waits for the requests that are under way, as
-// it does when it ends a VM.
+// QEMU opens the disk without a cache of the host's (cache=none), so the file has what the guest's
+// kernel has written, and nothing that is only in the guest's memory. A paused VM writes nothing:
+// libvirt waits for the requests that are under way, as it does when it ends a VM.
 func (s *subject) copyDisk(t *testing.T) string {
 	t.Helper()
 	target := filepath.Join(t.TempDir(), "disk")

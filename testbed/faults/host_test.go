@@ -55,7 +55,8 @@ func (s *subject) survivesTheProvider(t *testing.T) {
 
 // survivesLibvirt kills libvirtd at each stage, or stops it at one, and starts it again.
 func (s *subject) survivesLibvirt(t *testing.T) {
-	for fault, end := range map[string]func(context.Context) error{"SIGKILL of libvirtd": s.Bed.KillLibvirt, "stop of libvirtd": s.Bed.StopLibvirt} {
+	for fault, end := range map[string]func(context.Context) error{"SIGKILL of libvirtd": s.Bed.KillLibvirt,
+		"stop of libvirtd": s.Bed.StopLibvirt} {
 		for i, at := range stages {
 			if fault == "stop of libvirtd" && i != 3 {
 				continue // for the apply a stop is the same as a kill, as one stage shows
@@ -86,7 +87,8 @@ func (s *subject) survivesLibvirt(t *testing.T) {
 	}
 }
 
-// during disturbs an apply at a stage. It fails the test unless the next apply moves the VM, without a restart of the VM.
+// during disturbs an apply at a stage. It fails the test unless the next apply moves the VM,
+// without a restart of the VM.
 func (s *subject) during(t *testing.T, at stage, disturbed func()) {
 	t.Helper()
 	s.reset(t)
@@ -115,8 +117,8 @@ func (s *subject) during(t *testing.T, at stage, disturbed func()) {
 	}
 }
 
-// endsWithoutVSock breaks the VM's vsock for good during a refresh. The VM ends the refresh without the host. The host reaches the
-// agent again after a power-off and a start.
+// endsWithoutVSock breaks the VM's vsock for good during a refresh. The VM ends the refresh without
+// the host. The host reaches the agent again after a power-off and a start.
 func (s *subject) endsWithoutVSock(t *testing.T) {
 	s.back(t)
 	s.arm(t, failpoint.Pause+" 1 after journal swapped")
@@ -152,15 +154,16 @@ func (s *subject) endsWithoutVSock(t *testing.T) {
 	matrix.Record(t, "vsock cut for good", "after swapped", outcome+", found by the next apply")
 }
 
-// cutVSock kills the VM's vsock daemon. If the host's kernel provides the vsock, it unbinds the driver in the guest. It returns the
-// error of an apply after that: context.Canceled if the apply does not notice.
+// cutVSock kills the VM's vsock daemon. If the host's kernel provides the vsock, it unbinds the driver in
+// the guest. It returns the error of an apply after that: context.Canceled if the apply does not notice.
 func (s *subject) cutVSock(t *testing.T) error {
 	t.Helper()
 	if _, err := os.Stat("/dev/vhost-vsock"); err == nil {
 		s.run(t, "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport && echo virtio* > unbind")
 		return context.Canceled
 	}
-	process, err := daemon.Read(filepath.Join(s.Bed.StateDir(), "vsock-"+strings.ReplaceAll(s.Spec.UUID, "-", "")+daemon.Suffix))
+	process, err := daemon.Read(filepath.Join(s.Bed.StateDir(),
+		"vsock-"+strings.ReplaceAll(s.Spec.UUID, "-", "")+daemon.Suffix))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,8 +212,9 @@ func (s *subject) applyUntilKilled(t *testing.T, step string) {
 		t.Fatal(err)
 	}
 	encoded, err := json.Marshal(child{Agent: s.agent, Spec: s.wants(s.two), Host: host.Config{
-		URI: s.Bed.URI(), PoolPath: filepath.Join(s.Bed.Dir(), "pool"), OperatorKey: filepath.Join(s.Bed.Dir(), "operator.key"),
-		Cache: cache, StateDir: s.Bed.StateDir(),
+		URI: s.Bed.URI(), PoolPath: filepath.Join(s.Bed.Dir(), "pool"),
+		OperatorKey: filepath.Join(s.Bed.Dir(), "operator.key"),
+		Cache:       cache, StateDir: s.Bed.StateDir(),
 	}})
 	if err != nil {
 		t.Fatal(err)

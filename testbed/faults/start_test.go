@@ -9,8 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// climber is the VM on its way from the first release to one with another dynamic loader. Every process has mapped the loader,
-// so only a soft-reboot makes the new stack take effect.
+// climber is the VM on its way from the first release to one with another dynamic loader. Every
+// process has mapped the loader, so only a soft-reboot makes the new stack take effect.
 func (s *subject) climber(t *testing.T) *subject {
 	t.Helper()
 	if s.at == s.two {
@@ -26,9 +26,9 @@ func (s *subject) climber(t *testing.T) *subject {
 	return c
 }
 
-// startsWhenItIsKilled kills the agent in refreshes by a soft-reboot, once in each: the start of the new stack's agent counts,
-// too, when a refresh is given up. Each refresh begins with what the one before it has left, and passes its moment. A refresh
-// without a kill follows the last one.
+// startsWhenItIsKilled kills the agent in refreshes by a soft-reboot, once in each: the start of
+// the new stack's agent counts, too, when a refresh is given up. Each refresh begins with what the
+// one before it has left, and passes its moment. A refresh without a kill follows the last one.
 func (s *subject) startsWhenItIsKilled(t *testing.T) {
 	c := s.climber(t)
 	c.learn(t)
@@ -43,7 +43,8 @@ func (s *subject) startsWhenItIsKilled(t *testing.T) {
 	s.at = c.at
 }
 
-// staysWithoutPower cuts the power at each moment of a refresh by a soft-reboot. The last cut is followed by a refresh that ends.
+// staysWithoutPower cuts the power at each moment of a refresh by a soft-reboot. The last cut is
+// followed by a refresh that ends.
 func (s *subject) staysWithoutPower(t *testing.T) {
 	c := s.climber(t)
 	copies := c.copyAtEach(t, climbing, false)

@@ -53,9 +53,9 @@ func (m moment) String() string {
 // last is the step of the moment that goes farthest.
 func (m moment) last() step { return m[len(m)-1] }
 
-// The moments of a refresh, in their order: forward has those of one that succeeds, back those of the rollback of one whose
-// health check fails, and climbing those that only a refresh by a soft-reboot has. The agent of the new stack records
-// starting once more.
+// The moments of a refresh, in their order: forward has those of one that succeeds, back those of
+// the rollback of one whose health check fails, and climbing those that only a refresh by a
+// soft-reboot has. The agent of the new stack records starting once more.
 var (
 	forward = []moment{
 		{before("staged")},
@@ -94,7 +94,8 @@ var (
 // kill is the fault that a SIGKILL of the agent is in the matrix.
 const kill = "SIGKILL of the agent"
 
-// killed kills the agent at the last step of each of these moments, all in one refresh. It returns on which stack that ends.
+// killed kills the agent at the last step of each of these moments, all in one refresh. It returns
+// on which stack that ends.
 func (s *subject) killed(t *testing.T, rollsBack bool, moments ...moment) (outcome string) {
 	names := make([]string, len(moments))
 	for i, m := range moments {
@@ -125,11 +126,12 @@ type stopped struct {
 	disk   string
 }
 
-// copyAtEach runs one refresh, stops it at every step, and copies the private disk at the last step of each moment. It fails
-// the test if the steps come in another order, if two moments have the same disk, if the disk changes within a moment, or
-// if the journal has a step that no moment names. The caller sees how the refresh ends.
+// copyAtEach runs one refresh, stops it at every step, and copies the private disk at the last step of each moment.
+// It fails the test if the steps come in another order, if two moments have the same disk, if the disk changes
+// within a moment, or if the journal has a step that no moment names. The caller sees how the refresh ends.
 //
-// Two disks count as the same if a boot reads the same from both: the journal, all other records of the agent, and /etc.
+// Two disks count as the same if a boot reads the same from both: the journal, all other records of
+// the agent, and /etc.
 func (s *subject) copyAtEach(t *testing.T, moments []moment, rollsBack bool) []stopped {
 	t.Helper()
 	steps := slices.Concat(moments...)
@@ -164,13 +166,13 @@ rm %[1]s/%[2]s`, failpoint.Directory, failpoint.Triggered)), "\n")
 	return copies
 }
 
-// boots boots the copies one after the other, each as a power cut at its moment leaves the VM, which ran the release from. If
-// followed is true, one copy of each kind is followed by a refresh.
+// boots boots the copies one after the other, each as a power cut at its moment leaves the VM,
+// which ran the release from. If followed is true, one copy of each kind is followed by a refresh.
 //
-// The kind is what the next refresh begins with: all that look describes, which ended compares, and the records that say
-// which stack is committed, which boots are counted and which carry of /etc can be taken back. The journal is idle then, and its
-// report of the past is replaced. So a refresh after another copy of the kind would do the same. Package crashtest follows
-// every power cut by a refresh.
+// The kind is what the next refresh begins with: all that look describes, which ended compares, and
+// the records that say which stack is committed, which boots are counted and which carry of /etc can
+// be taken back. The journal is idle then, and its report of the past is replaced. So a refresh after
+// another copy of the kind would do the same. Package crashtest follows every power cut by a refresh.
 func (s *subject) boots(t *testing.T, copies []stopped, from tree.Digest, rollsBack, followed bool) {
 	const fault = "power cut"
 	kinds := map[string]bool{}
@@ -218,8 +220,8 @@ func (s *subject) listReached(t *testing.T) {
 	s.run(t, fmt.Sprintf("mkdir -p %s && touch %[1]s/%s", failpoint.Directory, failpoint.Reached))
 }
 
-// mustKnow ends that list. It fails the test unless every failpoint around a record of the journal is a step of the moments, or of
-// forward.
+// mustKnow ends that list. It fails the test unless every failpoint around a record of the journal
+// is a step of the moments, or of forward.
 func (s *subject) mustKnow(t *testing.T, moments ...moment) {
 	t.Helper()
 	reached := s.run(t, fmt.Sprintf("cd %s && cat %s && rm %[2]s", failpoint.Directory, failpoint.Reached))

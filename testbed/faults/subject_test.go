@@ -24,8 +24,8 @@ const callLimit = 3 * time.Minute
 // goodOnce is a directory in the guest that the check of badThere makes in one attempt and removes in the next.
 const goodOnce = "/run/sharedos-good-once"
 
-// subject is a VM whose refreshes are disturbed. It has the layers of both releases attached. A test moves it from the release
-// that it runs to the other one, which may be the earlier one.
+// subject is a VM whose refreshes are disturbed. It has the layers of both releases attached. A
+// test moves it from the release that it runs to the other one, which may be the earlier one.
 type subject struct {
 	*guest.VM
 	*world
@@ -44,7 +44,8 @@ func (w *world) newSubject(t *testing.T, name string, shape func(*vm.Spec)) *sub
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &subject{VM: made, world: w, at: w.one, looks: map[tree.Digest]string{}, strategy: vm.Live, maxImpact: agentapi.Level_RESTART}
+	s := &subject{VM: made, world: w, at: w.one, looks: map[tree.Digest]string{}, strategy: vm.Live,
+		maxImpact: agentapi.Level_RESTART}
 	s.run(t, "echo here > /etc/mark/changed-here.conf; mkdir "+failpoint.Directory)
 	s.learn(t)
 	return s
@@ -74,7 +75,8 @@ func (s *subject) attach(t *testing.T, id tree.Digest) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
+		if err := s.Host.Fleet.Hypervisor.AttachLayer(t.Context(), s.Spec.Name,
+			hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -97,8 +99,8 @@ func (s *subject) other() tree.Digest {
 	return s.one
 }
 
-// begin begins a refresh to the other release. With a health check the refresh watches for so long that even a slow guest checks
-// again.
+// begin begins a refresh to the other release. With a health check the refresh watches for so long
+// that even a slow guest checks again.
 func (s *subject) begin(t *testing.T, checks ...*agentapi.HealthCheck) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
@@ -152,7 +154,8 @@ func put(t *testing.T, agent *transport.Agent, blob release.Blob, data []byte) {
 	t.Helper()
 	for offset := 0; offset < len(data); offset += partSize {
 		answer, err := agent.Put(t.Context(), &agentapi.PutRequest{
-			Digest: blob.Digest.String(), Size: blob.Size, Offset: int64(offset), Data: data[offset:min(offset+partSize, len(data))],
+			Digest: blob.Digest.String(), Size: blob.Size, Offset: int64(offset),
+			Data: data[offset:min(offset+partSize, len(data))],
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -174,25 +177,27 @@ func (s *subject) mustMove(t *testing.T) {
 	s.at = s.other()
 }
 
-// badThere is a health check that is good on the release that the VM runs. On the other release every second attempt is bad, and
-// the first is good, so that the refresh goes on to watch whether the check stays good. So the refresh rolls back as soon as it
-// checks again, however slow the guest is. A check that is always bad has until its timeout to become good, and a timeout that
-// is short is missed by a guest that is slow.
+// badThere is a health check that is good on the release that the VM runs. On the other release every second
+// attempt is bad, and the first is good, so that the refresh goes on to watch whether the check stays good.
+// So the refresh rolls back as soon as it checks again, however slow the guest is. A check that is always
+// bad has until its timeout to become good, and a timeout that is short is missed by a guest that is slow.
 func (s *subject) badThere() *agentapi.HealthCheck {
 	name := "one"
 	if s.at == s.two {
 		name = "two"
 	}
-	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: callLimit.Milliseconds(), Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
-		Argv: []string{"/bin/sh", "-c", fmt.Sprintf("grep -q %s /usr/share/mark || mkdir %s || ! rmdir %[2]s", name, goodOnce)},
-	}}}
+	return &agentapi.HealthCheck{Name: "mark", TimeoutMs: callLimit.Milliseconds(),
+		Kind: &agentapi.HealthCheck_Command{Command: &agentapi.Command{
+			Argv: []string{"/bin/sh", "-c",
+				fmt.Sprintf("grep -q %s /usr/share/mark || mkdir %s || ! rmdir %[2]s", name, goodOnce)},
+		}}}
 }
 
 // separator stands between the description and the triggered failpoints in what inspect reads.
 const separator = "\n=== triggered\n"
 
-// look describes everything in the VM that a refresh changes: files in /usr, mount points with two mounts, the agent's records on
-// the private disk, the state of nginx, and every entry in /etc.
+// look describes everything in the VM that a refresh changes: files in /usr, mount points with two
+// mounts, the agent's records on the private disk, the state of nginx, and every entry in /etc.
 func (s *subject) look(t *testing.T) string {
 	t.Helper()
 	looks, _ := s.inspect(t)
@@ -211,7 +216,8 @@ cd /etc
 find . -mindepth 1 ! -name .pwd.lock -printf '%P %y %m %U %G %l\n' | sort
 find . -type f ! -name .pwd.lock -exec sha256sum {} + | sort -k2
 echo "=== triggered"
-if [ -e `+failpoint.Directory+`/`+failpoint.Triggered+` ]; then cat `+failpoint.Directory+`/`+failpoint.Triggered+`; fi`), separator)
+if [ -e `+failpoint.Directory+`/`+failpoint.Triggered+` ]; then cat `+failpoint.Directory+`/`+
+		failpoint.Triggered+`; fi`), separator)
 	if points == "" {
 		return strings.TrimSuffix(looks, strings.TrimSuffix(separator, "\n")), nil
 	}
@@ -241,8 +247,8 @@ const (
 	newStack = "new stack"
 )
 
-// ended waits for the end of a refresh. It returns on which stack the refresh ended, and the failpoints that have triggered. It
-// fails the test unless no refresh is in flight and everything in the VM belongs to that stack.
+// ended waits for the end of a refresh. It returns on which stack the refresh ended, and the failpoints that have
+// triggered. It fails the test unless no refresh is in flight and everything in the VM belongs to that stack.
 func (s *subject) ended(t *testing.T) (outcome string, triggered []string) {
 	t.Helper()
 	status, err := s.Settled(t.Context())
@@ -276,7 +282,8 @@ func (s *subject) mustEnd(t *testing.T, want string) {
 // kind describes the records that the next refresh reads, in addition to what look describes.
 func (s *subject) kind(t *testing.T) string {
 	t.Helper()
-	return s.run(t, "cd /run/sharedos/private/sharedos && sha256sum committed.json attempts.json && find undo* -type f | sort")
+	return s.run(
+		t, "cd /run/sharedos/private/sharedos && sha256sum committed.json attempts.json && find undo* -type f | sort")
 }
 
 // mustMap fails the test unless a process maps the library that is in /usr, and no process maps another version of it.
@@ -316,7 +323,9 @@ func (s *subject) awaitTriggered(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), callLimit)
 	defer cancel()
 	for {
-		_, err := s.Run(ctx, fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.15; done'", failpoint.Directory, failpoint.Triggered))
+		_, err := s.Run(ctx,
+			fmt.Sprintf("timeout 100 sh -c 'until [ -s %s/%s ]; do sleep 0.15; done'",
+				failpoint.Directory, failpoint.Triggered))
 		if err == nil {
 			return
 		}
@@ -361,8 +370,8 @@ func (s *subject) reset(t *testing.T) {
 	}
 }
 
-// back moves the VM to the first release, and updates its definition. A VM that was booted from the second release still uses the
-// layers of that one.
+// back moves the VM to the first release, and updates its definition. A VM that was booted from the
+// second release still uses the layers of that one.
 func (s *subject) back(t *testing.T) {
 	t.Helper()
 	if s.at == s.two {

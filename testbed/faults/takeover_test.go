@@ -27,8 +27,8 @@ const (
 	follows   = ", the next apply converges"
 )
 
-// survivesTakeovers kills the agent during takeovers, and then cuts the power. All files of a takeover are in /run, so after a
-// power cut the guest has the agent of its definition.
+// survivesTakeovers kills the agent during takeovers, and then cuts the power. All files of a
+// takeover are in /run, so after a power cut the guest has the agent of its definition.
 func (s *subject) survivesTakeovers(t *testing.T) {
 	own := s.Host.Fleet.AgentBinary
 	defer func() { s.Host.Fleet.AgentBinary = own }()
@@ -53,7 +53,8 @@ func (s *subject) survivesTakeovers(t *testing.T) {
 			matrix.Record(t, "SIGKILL of the agent", at, got+follows)
 		})
 	}
-	// The state after a power cut changes once: when the successor has answered the apply, which then updates the definition.
+	// The state after a power cut changes once: when the successor has answered the apply, which
+	// then updates the definition.
 	for i, during := range [][]string{takeoverPoints[:2], takeoverPoints[2:4]} {
 		step := strings.Join(during, ", ")
 		t.Run("power cut "+step, func(t *testing.T) {
@@ -96,8 +97,8 @@ func (s *subject) survivesTakeovers(t *testing.T) {
 	}
 }
 
-// upgrade gives the host another agent for the VM, and returns its digest. The agent works like the present one: it has a mark behind
-// the last section of the binary.
+// upgrade gives the host another agent for the VM, and returns its digest. The agent works like the
+// present one: it has a mark behind the last section of the binary.
 func (s *subject) upgrade(t *testing.T, mark string) string {
 	t.Helper()
 	binary, err := os.ReadFile(s.agent)
@@ -123,8 +124,8 @@ func (s *subject) mustConverge(t *testing.T) string {
 	return updated.Agent.GetAgentDigest()
 }
 
-// mustServeAlone fails the test unless the agent that answered becomes the only process of its service, and the program that
-// systemd starts. A successor becomes that some seconds after its first answer.
+// mustServeAlone fails the test unless the agent that answered becomes the only process of its service,
+// and the program that systemd starts. A successor becomes that some seconds after its first answer.
 func (s *subject) mustServeAlone(t *testing.T, now *agentapi.StatusResponse) {
 	t.Helper()
 	digest := strings.TrimPrefix(now.GetAgentDigest(), "sha256:")

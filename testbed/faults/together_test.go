@@ -38,7 +38,8 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		if s.ended(t); s.at != s.two {
 			t.Error("the next apply succeeded, but the VM runs the old release")
 		}
-		matrix.Record(t, "two applies of the same release at the same time", "from the beginning", "at most one swap, the next apply converges")
+		matrix.Record(t, "two applies of the same release at the same time", "from the beginning",
+			"at most one swap, the next apply converges")
 	})
 	t.Run("another one meanwhile", func(t *testing.T) {
 		s.reset(t)
@@ -52,7 +53,8 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = agent.Close() }()
-		answer, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{Target: s.target(t, agent, s.one, s.two), AllowDowngrade: true})
+		answer, err := agent.Refresh(t.Context(),
+			&agentapi.RefreshRequest{Target: s.target(t, agent, s.one, s.two), AllowDowngrade: true})
 		if err != nil || answer.GetStarted() {
 			t.Errorf("the same again: %v, %v", answer, err)
 		}
@@ -62,7 +64,8 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		}
 		s.resume(t)
 		outcome, _ := s.ended(t)
-		matrix.Record(t, "refresh to a third release while another refresh is in flight", "after swapped", "refused; the refresh in flight ends on the "+outcome)
+		matrix.Record(t, "refresh to a third release while another refresh is in flight", "after swapped",
+			"refused; the refresh in flight ends on the "+outcome)
 		matrix.Record(t, "the same refresh is requested again", "after swapped", "nothing to do, "+outcome)
 	})
 	t.Run("again when it is done", func(t *testing.T) {
@@ -76,11 +79,13 @@ func (s *subject) takesOneRefreshAtATime(t *testing.T) {
 		}
 		defer func() { _ = agent.Close() }()
 		target := s.target(t, agent, s.other(), s.at)
-		if answer, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{Target: target}); err != nil || answer.GetStarted() {
+		if answer, err := agent.Refresh(t.Context(), &agentapi.RefreshRequest{Target: target}); err != nil ||
+			answer.GetStarted() {
 			t.Errorf("got %v, %v", answer, err)
 		}
 		after, err := s.Status(t.Context())
-		if err != nil || after.GetGeneration() != before.GetGeneration() || !slices.Equal(after.GetAttached(), before.GetAttached()) {
+		if err != nil || after.GetGeneration() != before.GetGeneration() ||
+			!slices.Equal(after.GetAttached(), before.GetAttached()) {
 			t.Errorf("it was %v and is %v, %v", before, after, err)
 		}
 		matrix.Record(t, "the same refresh is requested again", "after idle", "nothing to do, "+newStack)

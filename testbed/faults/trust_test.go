@@ -17,8 +17,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// refusesWhatIsNotTrusted requests refreshes that no operator has signed, or that lead to an earlier release. The VM runs the second
-// release.
+// refusesWhatIsNotTrusted requests refreshes that no operator has signed, or that lead to an
+// earlier release. The VM runs the second release.
 func (s *subject) refusesWhatIsNotTrusted(t *testing.T) {
 	if s.at == s.one {
 		s.mustMove(t)

@@ -29,8 +29,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/matrix"
 )
 
-// peers are clients of the agent that do what no provider does. All are connected at the same time. The connections that they
-// return are closed in the end.
+// peers are clients of the agent that do what no provider does. All are connected at the same time.
+// The connections that they return are closed in the end.
 var peers = []struct {
 	fault string
 	do    func(s *subject, t *testing.T) net.Conn
@@ -145,14 +145,16 @@ func (s *subject) servesAmongHostilePeers(t *testing.T) {
 	for _, conn := range open {
 		_ = conn.Close() // the agent may have closed it
 	}
-	after, err := s.Await(t.Context(), "has closed the connections of all peers", &agentapi.StatusRequest{}, func(now *agentapi.StatusResponse) bool {
-		return now.GetGoroutines() <= before.GetGoroutines() && now.GetOpenFiles() <= before.GetOpenFiles()
-	})
+	after, err := s.Await(t.Context(), "has closed the connections of all peers", &agentapi.StatusRequest{},
+		func(now *agentapi.StatusResponse) bool {
+			return now.GetGoroutines() <= before.GetGoroutines() && now.GetOpenFiles() <= before.GetOpenFiles()
+		})
 	if err != nil || after.GetBootId() != before.GetBootId() {
 		t.Fatalf("%v; before it was %v", err, before)
 	}
 	for _, peer := range peers {
-		matrix.Record(t, peer.fault, "to the agent, before a refresh", "the refresh commits; no resource of the peer remains")
+		matrix.Record(t, peer.fault, "to the agent, before a refresh",
+			"the refresh commits; no resource of the peer remains")
 	}
 }
 
@@ -245,7 +247,8 @@ func (s *subject) survivesBrokenConnections(t *testing.T) {
 	b := &breaking{Hypervisor: own}
 	s.Host.Fleet.Hypervisor = b
 	defer func() { s.Host.Fleet.Hypervisor = own }()
-	// broken applies, and calls a function when a step is first reported. The failpoint pauses the agent, if it is not "".
+	// broken applies, and calls a function when a step is first reported. The failpoint pauses the
+	// agent, if it is not "".
 	broken := func(t *testing.T, wanted, pause string, do func()) error {
 		s.reset(t)
 		if pause != "" {
@@ -290,13 +293,16 @@ func (s *subject) survivesBrokenConnections(t *testing.T) {
 			t.Errorf("the refresh ended on the %s", outcome)
 		}
 		s.at = s.two
-		matrix.Record(t, "vsock cut during a call", "waiting for the refresh", "the apply continues over another connection, new stack")
-		matrix.Record(t, "half-open connection", "waiting for the refresh", "the apply continues over another connection, new stack")
+		matrix.Record(t, "vsock cut during a call", "waiting for the refresh",
+			"the apply continues over another connection, new stack")
+		matrix.Record(t, "half-open connection", "waiting for the refresh",
+			"the apply continues over another connection, new stack")
 	})
 }
 
-// hostile are the ways of the impostor, in the order of the host's connections. The host waits for its time limit if patient is
-// true. Otherwise the impostor closes the connection, or sends what the protocol forbids, which ends the call before that.
+// hostile are the ways of the impostor, in the order of the host's connections. The host waits for
+// its time limit if patient is true. Otherwise the impostor closes the connection, or sends what
+// the protocol forbids, which ends the call before that.
 var hostile = []struct {
 	way     string
 	patient bool
@@ -310,14 +316,15 @@ var hostile = []struct {
 	{"answers garbage", false},
 }
 
-// patience is the time limit of a call to the impostor. It must be long enough for a few connections to a guest on a busy machine.
+// patience is the time limit of a call to the impostor. It must be long enough for a few
+// connections to a guest on a busy machine.
 const patience = 8 * time.Second
 
 // returnLimit bounds how long after its time limit a call returns.
 const returnLimit = 30 * time.Second
 
-// survivesAnImpostor puts an impostor in place of the agent. The host's calls fail within their time limits, and the definition of
-// the VM does not change. When the agent is back, the next apply converges.
+// survivesAnImpostor puts an impostor in place of the agent. The host's calls fail within their time
+// limits, and the definition of the VM does not change. When the agent is back, the next apply converges.
 func (s *subject) survivesAnImpostor(t *testing.T) {
 	s.reset(t)
 	before, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
@@ -330,11 +337,13 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 	for i, h := range hostile {
 		names[i] = "'" + h.way + "'"
 	}
-	s.run(t, fmt.Sprintf("systemctl stop %s && systemd-run --quiet --unit impostor /run/impostor %s %s %s && timeout 60 sh -c "+
-		"'until ss -l --vsock | grep -q :%d; do sleep 0.1; done'",
-		boot.AgentUnit, mounts.AgentKey, base64.StdEncoding.EncodeToString(public), strings.Join(names, " "), agentapi.Port))
-	// Each connection gets the next way, and the patient ones come first. All of them end by their time limit, so they take it
-	// together.
+	s.run(t, fmt.Sprintf(
+		"systemctl stop %s && systemd-run --quiet --unit impostor /run/impostor %s %s %s && timeout 60 sh -c "+
+			"'until ss -l --vsock | grep -q :%d; do sleep 0.1; done'",
+		boot.AgentUnit, mounts.AgentKey, base64.StdEncoding.EncodeToString(public),
+		strings.Join(names, " "), agentapi.Port))
+	// Each connection gets the next way, and the patient ones come first. All of them end by their
+	// time limit, so they take it together.
 	var together sync.WaitGroup
 	for _, h := range hostile {
 		if h.patient {
@@ -354,7 +363,8 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 		t.Errorf("an apply says %v", err)
 	}
 	after, _, err := s.Host.Fleet.Hypervisor.Lookup(t.Context(), s.Spec.Name)
-	if err != nil || after.Metadata.Stack.Base != before.Metadata.Stack.Base || after.Metadata.AgentKey != before.Metadata.AgentKey {
+	if err != nil || after.Metadata.Stack.Base != before.Metadata.Stack.Base ||
+		after.Metadata.AgentKey != before.Metadata.AgentKey {
 		t.Errorf("the definition was %+v and is %+v, %v", before.Metadata, after.Metadata, err)
 	}
 	s.run(t, "systemctl stop impostor; systemctl start "+boot.AgentUnit)
@@ -363,7 +373,8 @@ func (s *subject) survivesAnImpostor(t *testing.T) {
 		t.Error("the apply succeeded, but the VM runs the old release")
 	}
 	for _, h := range hostile {
-		matrix.Record(t, "a hostile peer in place of the agent", h.way, "the call fails within its time limit, the next apply converges")
+		matrix.Record(t, "a hostile peer in place of the agent", h.way,
+			"the call fails within its time limit, the next apply converges")
 	}
 }
 
@@ -384,7 +395,8 @@ func (s *subject) callsImpostor(t *testing.T, patient bool) {
 	if took := time.Since(began); took > limit+returnLimit {
 		t.Errorf("a call of at most %v took %v", limit, took)
 	}
-	late := errors.Is(now.NoAnswer, context.DeadlineExceeded) || errors.Is(now.NoAnswer, os.ErrDeadlineExceeded) || ctx.Err() != nil
+	late := errors.Is(now.NoAnswer, context.DeadlineExceeded) ||
+		errors.Is(now.NoAnswer, os.ErrDeadlineExceeded) || ctx.Err() != nil
 	if late && !patient {
 		t.Errorf("only a time limit ended the call: %v", now.NoAnswer)
 	}

@@ -61,7 +61,8 @@ func (d Debian) Tar(ctx context.Context, suites []string) (string, error) {
 		return "", err
 	}
 	// The provider has its cache in the same place, so the demo and the tests build each tree only once.
-	debian := &debian.Source{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages, CacheDir: filepath.Join(cache, "debian")}
+	debian := &debian.Source{Suite: d.Suite, AdditionalSuites: suites, Packages: d.Packages,
+		CacheDir: filepath.Join(cache, "debian")}
 	input, err := debian.Fingerprint(ctx)
 	if err != nil {
 		return "", err

@@ -62,10 +62,12 @@ func (e Edit) String() string {
 	return fmt.Sprintf("%s %q %q %q %o %q", e.kind, e.path, e.suffix, e.from, e.mode, e.text)
 }
 
-// Apply copies an uncompressed tar stream with the edits carried out. An Append or a Copy that finds no file is an error.
+// Apply copies an uncompressed tar stream with the edits carried out. An Append or a Copy that
+// finds no file is an error.
 func Apply(from io.Reader, to io.Writer, edits []Edit) error {
 	in, out := tar.NewReader(from), tar.NewWriter(to)
-	e := &editor{edits: edits, out: out, seen: map[string]bool{".": true}, found: make([]bool, len(edits)), copies: map[int]string{}}
+	e := &editor{edits: edits, out: out, seen: map[string]bool{".": true}, found: make([]bool, len(edits)),
+		copies: map[int]string{}}
 	for {
 		header, err := in.Next()
 		if errors.Is(err, io.EOF) {
@@ -168,7 +170,8 @@ func hang(image []byte) error {
 // finish writes the new entries.
 func (e *editor) finish() error {
 	for i, edit := range e.edits {
-		header := &tar.Header{Name: edit.path, Mode: int64(edit.mode.Perm()), ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
+		header := &tar.Header{Name: edit.path, Mode: int64(edit.mode.Perm()),
+			ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
 		switch edit.kind {
 		case appendTo:
 			if !e.found[i] {
@@ -220,7 +223,8 @@ func (e *editor) parents(directory string) error {
 		return err
 	}
 	e.seen[directory] = true
-	header := &tar.Header{Name: directory + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
+	header := &tar.Header{Name: directory + "/", Typeflag: tar.TypeDir, Mode: 0o755,
+		ModTime: time.Unix(1_700_000_000, 0), Format: tar.FormatPAX}
 	if err := e.out.WriteHeader(header); err != nil {
 		return fmt.Errorf("add directory %s: %w", directory, err)
 	}

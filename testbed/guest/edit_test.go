@@ -15,7 +15,8 @@ func TestApplyWritesReplacesRemovesAndAppends(t *testing.T) {
 	for _, entry := range []struct{ name, text string }{
 		{"./usr/lib/libx.so", "x"}, {"./usr/bin/old", "old"}, {"./usr/share/doc/a", "a"}, {"./etc/keep", "kept"},
 	} {
-		if err := w.WriteHeader(&tar.Header{Name: entry.name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(entry.text))}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: entry.name, Typeflag: tar.TypeReg, Mode: 0o644,
+			Size: int64(len(entry.text))}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(w, entry.text); err != nil {
@@ -28,7 +29,8 @@ func TestApplyWritesReplacesRemovesAndAppends(t *testing.T) {
 	packed := before.Bytes()
 	var after bytes.Buffer
 	err := Apply(bytes.NewReader(packed), &after, []Edit{
-		Append("/libx.so", "\x00"), Write("usr/bin/old", 0o755, "new"), Remove("usr/share/doc"), Link("usr/lib/new/link", "../libx.so"),
+		Append("/libx.so", "\x00"), Write("usr/bin/old", 0o755, "new"), Remove("usr/share/doc"),
+		Link("usr/lib/new/link", "../libx.so"),
 		Copy("usr/lib/copy", "usr/lib/libx.so", "+"),
 	})
 	if err != nil {
@@ -50,7 +52,8 @@ func TestApplyWritesReplacesRemovesAndAppends(t *testing.T) {
 		got[header.Name] = string(text) + header.Linkname
 	}
 	for name, text := range map[string]string{
-		"./usr/lib/libx.so": "x\x00", "usr/bin/old": "new", "./etc/keep": "kept", "usr/lib/new/link": "../libx.so", "usr/lib/new/": "", "usr/lib/copy": "x+",
+		"./usr/lib/libx.so": "x\x00", "usr/bin/old": "new", "./etc/keep": "kept", "usr/lib/new/link": "../libx.so",
+		"usr/lib/new/": "", "usr/lib/copy": "x+",
 	} {
 		if have, there := got[name]; !there || have != text {
 			t.Errorf("%s is %q (%v), want %q", name, have, there, text)

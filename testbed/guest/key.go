@@ -114,7 +114,9 @@ func runIn(ctx context.Context, client *ssh.Client, address, command string, std
 	var stderr, stdout bytes.Buffer
 	session.Stdin, session.Stdout, session.Stderr = stdin, &stdout, &stderr
 	if err := session.Run(command); err != nil {
-		return stdout.String(), fmt.Errorf("run %q in the guest at %s: %w: %s", command, address, errors.Join(err, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
+		return stdout.String(),
+			fmt.Errorf("run %q in the guest at %s: %w: %s", command, address, errors.Join(err, context.Cause(ctx)),
+				strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }

@@ -26,16 +26,21 @@ ExecStart=udevadm trigger --action=add --subsystem-match=acpi --attr-match=hid=L
 	}
 	// Generators also run at every reload, so in every refresh.
 	for _, generator := range []string{
-		"debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update", "sysv", "tpm2",
+		"debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh",
+		"system-update", "sysv", "tpm2",
 	} {
 		edits = append(edits, Link("etc/systemd/system-generators/systemd-"+generator+"-generator", "/dev/null"))
 	}
 	for _, unit := range []string{
 		"timers.target", "getty.target", "e2scrub_reap.service", "systemd-networkd-persistent-storage.service",
-		"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
-		"modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@efi_pstore.service", "modprobe@loop.service",
-		"sys-kernel-config.mount", "run-lock.mount", "kmod-static-nodes.service", "systemd-udev-load-credentials.service",
-		"systemd-random-seed.service", "systemd-sysctl.service", "systemd-update-utmp.service", "systemd-user-sessions.service",
+		"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+		"sys-fs-fuse-connections.mount",
+		"modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service",
+		"modprobe@efi_pstore.service", "modprobe@loop.service",
+		"sys-kernel-config.mount", "run-lock.mount", "kmod-static-nodes.service",
+		"systemd-udev-load-credentials.service",
+		"systemd-random-seed.service", "systemd-sysctl.service", "systemd-update-utmp.service",
+		"systemd-user-sessions.service",
 		"systemd-remount-fs.service", "systemd-tmpfiles-setup-dev-early.service",
 		"systemd-tmpfiles-setup-dev.service", "systemd-journal-flush.service", "systemd-journald-audit.socket",
 		"systemd-creds.socket", "systemd-hostnamed.socket", "systemd-initctl.socket", "systemd-sysext.socket",
@@ -79,7 +84,8 @@ func Lean() []Edit {
 		edits = append(edits, Remove(path))
 	}
 	for _, unit := range []string{
-		"systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udev-trigger.service",
+		"systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
+		"systemd-udev-trigger.service",
 		"systemd-modules-load.service", "systemd-logind.service", "dbus.service", "dbus.socket", "tmp.mount",
 	} {
 		edits = append(edits, Link("etc/systemd/system/"+unit, "/dev/null"))

@@ -12,7 +12,8 @@ import (
 )
 
 // Stack composes and signs the stack of a base release alone, as a fleet does for an agent.
-func Stack(ctx context.Context, publisher publish.Interface, operator ed25519.PrivateKey, base tree.Digest) ([]byte, *release.StackManifest, error) {
+func Stack(ctx context.Context, publisher publish.Interface, operator ed25519.PrivateKey,
+	base tree.Digest) ([]byte, *release.StackManifest, error) {
 	manifest, err := publisher.Get(ctx, base)
 	if err != nil {
 		return nil, nil, err

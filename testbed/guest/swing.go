@@ -42,7 +42,8 @@ func (v *VM) Swing(ctx context.Context, to tree.Digest) (_ *agentapi.Report, err
 			return nil, fmt.Errorf("send release %s: %w", side.id, err)
 		}
 	}
-	answer, err := agent.Refresh(ctx, &agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART})
+	answer, err := agent.Refresh(ctx,
+		&agentapi.RefreshRequest{Target: target, AllowDowngrade: true, MaxImpact: agentapi.Level_RESTART})
 	if err == nil && !answer.GetStarted() {
 		err = fmt.Errorf("release %s runs already", to)
 	}
@@ -73,7 +74,8 @@ func (v *VM) send(ctx context.Context, agent *transport.Agent, id tree.Digest) (
 		if err != nil {
 			return nil, err
 		}
-		if err := v.World.Host.Fleet.Hypervisor.AttachLayer(ctx, v.Spec.Name, hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
+		if err := v.World.Host.Fleet.Hypervisor.AttachLayer(ctx, v.Spec.Name,
+			hypervisor.LayerDevice{ID: layer.ID, Path: path}); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +88,9 @@ func (v *VM) send(ctx context.Context, agent *transport.Agent, id tree.Digest) (
 		if _, err := parts.Read(part); err != nil {
 			return nil, err
 		}
-		_, err := agent.Put(ctx, &agentapi.PutRequest{Digest: manifest.Contents.Digest.String(), Offset: offset, Size: int64(len(data)), Data: part})
+		_, err := agent.Put(ctx,
+			&agentapi.PutRequest{Digest: manifest.Contents.Digest.String(), Offset: offset,
+				Size: int64(len(data)), Data: part})
 		if err != nil {
 			return nil, err
 		}

@@ -56,7 +56,8 @@ type VM struct {
 // after the other, since each could wait for a slot that another such caller holds.
 //
 // A VM whose emulator fails while it boots (testbed.EmulatorFailed) is made again under another name.
-func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec), ports ...uint16) (*VM, error) {
+func (w *World) Create(ctx context.Context, name string, base tree.Digest, shape func(*vm.Spec),
+	ports ...uint16) (*VM, error) {
 	slots, err := w.Bed.TakeSlots(ctx, 1, w.Expected)
 	if err != nil {
 		return nil, err
@@ -246,9 +247,10 @@ func (v *VM) Status(ctx context.Context) (*agentapi.StatusResponse, error) {
 }
 
 // Await asks the agent until done returns true, and tolerates that it does not answer meanwhile. It keeps one
-// connection as long as that works, and the question may ask the agent to wait for an event, which done may change: under
-// emulation a new connection costs the guest nearly a tenth of a second of its processor, and so does an answer.
-func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRequest, done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
+// connection as long as that works, and the question may ask the agent to wait for an event, which done may change:
+// under emulation a new connection costs the guest nearly a tenth of a second of its processor, and so does an answer.
+func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRequest,
+	done func(*agentapi.StatusResponse) bool) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lifeLimit)
 	defer cancel()
 	var agent *transport.Agent
@@ -276,7 +278,8 @@ func (v *VM) Await(ctx context.Context, what string, question *agentapi.StatusRe
 			return status, nil
 		}
 		if err == nil {
-			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(), status.GetSystemState(), status.GetStack().GetBase())
+			err = fmt.Errorf("it is in state %s, system %s, running base %s", status.GetState(),
+				status.GetSystemState(), status.GetStack().GetBase())
 		} else {
 			disconnect()
 		}
@@ -293,8 +296,9 @@ func Services() *agentapi.StatusRequest {
 	return &agentapi.StatusRequest{Event: agentapi.Event_SERVICES, WaitMs: (askLimit / 2).Milliseconds()}
 }
 
-// Settled waits until no refresh is in flight and the system has started. While a refresh is in flight, the agent answers at
-// each of its states alone, and briefly: whole answers four times a second take processor time from the refresh.
+// Settled waits until no refresh is in flight and the system has started. While a refresh is in
+// flight, the agent answers at each of its states alone, and briefly: whole answers four times a
+// second take processor time from the refresh.
 func (v *VM) Settled(ctx context.Context) (*agentapi.StatusResponse, error) {
 	question := Services()
 	return v.Await(ctx, "is settled", question, func(s *agentapi.StatusResponse) bool {

@@ -62,8 +62,9 @@ func open(ctx context.Context, bed *testbed.Testbed, pool string, tell func(step
 		return nil, err
 	}
 	w.Host, err = host.Open(ctx, host.Config{
-		URI: bed.URI(), Pool: pool, PoolPath: filepath.Join(bed.Dir(), "pool"), OperatorKey: key, Cache: cache, StateDir: bed.StateDir(),
-		Log: slog.New(slog.DiscardHandler),
+		URI: bed.URI(), Pool: pool, PoolPath: filepath.Join(bed.Dir(), "pool"), OperatorKey: key, Cache: cache,
+		StateDir: bed.StateDir(),
+		Log:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open a world in %s: %w", bed.Dir(), err)
@@ -123,7 +124,8 @@ func (w *World) Publish(ctx context.Context, base string, suites []string, edits
 }
 
 // Component publishes the next release of a component on a release of a base.
-func (w *World) Component(ctx context.Context, name string, on tree.Digest, addition source.Addition) (tree.Digest, error) {
+func (w *World) Component(ctx context.Context, name string, on tree.Digest,
+	addition source.Addition) (tree.Digest, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishLimit)
 	defer cancel()
 	last := ""

@@ -36,7 +36,8 @@ var lacks = []string{"cannot mount beneath (6.5 is needed)", "a soft-reboot need
 func nth(n int, more ...guest.Edit) []guest.Edit {
 	edits := marked(fmt.Sprint(n),
 		guest.Write("usr/lib/systemd/system/worker.service", 0o644, "[Service]\nExecStart=/usr/bin/worker infinity\n"),
-		guest.Link("etc/systemd/system/multi-user.target.wants/worker.service", "/usr/lib/systemd/system/worker.service"),
+		guest.Link("etc/systemd/system/multi-user.target.wants/worker.service",
+			"/usr/lib/systemd/system/worker.service"),
 		guest.Write(fmt.Sprintf("usr/share/chain/only-%d", n), 0o644, ""))
 	for i := range n {
 		edits = append(edits, guest.Write(fmt.Sprintf("usr/share/chain/%d", i+1), 0o644, fmt.Sprint(i+1)))
@@ -55,7 +56,8 @@ func (c *climber) mustHaveChain(n int) {
 		want = append(want, fmt.Sprint(i+1))
 	}
 	slices.Sort(want)
-	got, err := c.Run(c.t.Context(), "cd /usr/share/chain && LC_ALL=C ls && for f in [0-9]*; do [ $f = $(cat $f) ] || echo $f is wrong; done")
+	got, err := c.Run(c.t.Context(),
+		"cd /usr/share/chain && LC_ALL=C ls && for f in [0-9]*; do [ $f = $(cat $f) ] || echo $f is wrong; done")
 	if err != nil || got != strings.Join(want, "\n") {
 		c.t.Errorf("the guest shows %q, %v; want %q", got, err, want)
 	}
@@ -90,7 +92,8 @@ func (c *climber) planned(to tree.Digest, strategy, maxImpact string) (level, sa
 		Terraform: binary, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
 		Configuration: os.DirFS(filepath.Join("testdata", "imported")), Dir: filepath.Join(c.t.TempDir(), "tf"),
 		Env: []string{
-			"SHAREDOS_URI=" + bed.URI(), "SHAREDOS_POOL_PATH=" + filepath.Join(bed.Dir(), "pool"), "SHAREDOS_CACHE=" + cache,
+			"SHAREDOS_URI=" + bed.URI(), "SHAREDOS_POOL_PATH=" + filepath.Join(bed.Dir(), "pool"),
+			"SHAREDOS_CACHE=" + cache,
 			"SHAREDOS_OPERATOR_KEY=" + filepath.Join(bed.Dir(), "operator.key"), "SHAREDOS_STATE_DIR=" + bed.StateDir(),
 		},
 	})
@@ -161,7 +164,8 @@ func TestAnOldKernelAndSystemd(t *testing.T) {
 	publish(last, guest.Updated, worker("\x00\x00"))
 
 	v, err := w.Create(t.Context(), "bookworm", chain[first], func(s *vm.Spec) {
-		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "work", Kind: &agentapi.HealthCheck_Unit{Unit: "worker.service"}}}
+		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "work",
+			Kind: &agentapi.HealthCheck_Unit{Unit: "worker.service"}}}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +192,8 @@ func TestAnOldKernelAndSystemd(t *testing.T) {
 		if err != nil || level != "none" {
 			t.Errorf("level %s, %v", level, err)
 		}
-		mustSay(t, "the plan for soft_reboot", said, append(lacks, "the change needs reboot, and refresh.strategy allows less"))
+		mustSay(t, "the plan for soft_reboot", said,
+			append(lacks, "the change needs reboot, and refresh.strategy allows less"))
 		level, said, err = c.planned(chain[second], vm.Reboot, "reboot")
 		if err != nil || level != "reboot" {
 			t.Errorf("level %s, %v", level, err)
@@ -202,7 +207,8 @@ func TestAnOldKernelAndSystemd(t *testing.T) {
 			t.Fatalf("%v, %v", report, err)
 		}
 		mustSay(t, "the report", strings.Join(report.GetImpact().GetReasons(), "\n"), lacks)
-		mustSay(t, "the report", strings.Join(report.GetPending(), "\n"), []string{"it takes reboot, and the strategy is live"})
+		mustSay(t, "the report", strings.Join(report.GetPending(), "\n"),
+			[]string{"it takes reboot, and the strategy is live"})
 		c.mustHaveChain(first)
 		if err := c.CutPower(t.Context()); err != nil {
 			t.Fatal(err)

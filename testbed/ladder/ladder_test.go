@@ -53,7 +53,8 @@ func (c *climber) climb(to tree.Digest, strategy string) (*agentapi.Report, erro
 	}
 	report, err := c.Refresh(c.t.Context(), to)
 	if told.GetStrategy() != report.GetStrategy() || told.GetLevel() != report.GetImpact().GetLevel() {
-		c.t.Errorf("the plan says %s with %s, the refresh %s with %s", told.GetStrategy(), told.GetLevel(), report.GetStrategy(), report.GetImpact().GetLevel())
+		c.t.Errorf("the plan says %s with %s, the refresh %s with %s", told.GetStrategy(), told.GetLevel(),
+			report.GetStrategy(), report.GetImpact().GetLevel())
 	}
 	for _, timing := range report.GetTimings() {
 		c.t.Logf("%s: %.1f s", timing.GetStep(), float64(timing.GetMicros())/1e6)
@@ -65,8 +66,9 @@ func (c *climber) climb(to tree.Digest, strategy string) (*agentapi.Report, erro
 // kernel's modules.
 func (c *climber) runs(mark, kernel string) {
 	c.t.Helper()
-	got, err := c.Run(c.t.Context(), "cat /usr/share/mark; echo; cat /etc/mark; echo; uname -r; systemctl is-system-running; cat /root/own; "+
-		"modprobe dummy && modprobe -r dummy && echo modules")
+	got, err := c.Run(c.t.Context(),
+		"cat /usr/share/mark; echo; cat /etc/mark; echo; uname -r; systemctl is-system-running; cat /root/own; "+
+			"modprobe dummy && modprobe -r dummy && echo modules")
 	want := strings.Join([]string{mark, mark, kernel, "running", "own", "modules"}, "\n")
 	if err != nil || got != want {
 		c.t.Fatalf("it runs %q, %v; want %q", got, err, want)
@@ -100,7 +102,8 @@ func (c *climber) addByHand() {
 func (c *climber) hasByHand() {
 	c.t.Helper()
 	now, err := c.Run(c.t.Context(), "ip -4 -o address; ip -4 route; ip -4 rule; ip -4 neighbour")
-	for _, want := range []string{"10.77.0.1/24", "10.78.0.0/16 via 10.77.0.9", "from 10.79.0.0/16 lookup 77", "10.77.0.9 dev"} {
+	for _, want := range []string{"10.77.0.1/24", "10.78.0.0/16 via 10.77.0.9",
+		"from 10.79.0.0/16 lookup 77", "10.77.0.9 dev"} {
 		if err != nil || !strings.Contains(now, want) {
 			c.t.Errorf("the network has lost %s: %s, %v", want, now, err)
 		}
@@ -127,7 +130,8 @@ func mustCommit(t *testing.T, report *agentapi.Report, err error, rung string) {
 // mustRollBack fails unless a refresh was rolled back, for a reason.
 func mustRollBack(t *testing.T, report *agentapi.Report, err error, rung, reason string) {
 	t.Helper()
-	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung || !guest.Says(err, reason) {
+	if !errors.Is(err, vm.ErrRolledBack) || report.GetCommitted() || report.GetStrategy() != rung ||
+		!guest.Says(err, reason) {
 		t.Fatalf("%v, %v; want %q", report, err, reason)
 	}
 }
@@ -136,7 +140,8 @@ func mustRollBack(t *testing.T, report *agentapi.Report, err error, rung, reason
 func newClimber(t *testing.T, w *guest.World, name string, first tree.Digest) *climber {
 	t.Helper()
 	v, err := w.Create(t.Context(), name, first, func(s *vm.Spec) {
-		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page", Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
+		s.Refresh.HealthChecks = []*agentapi.HealthCheck{{Name: "page",
+			Kind: &agentapi.HealthCheck_Http{Http: "http://127.0.0.1/"}}}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +191,8 @@ func TestTheLadder(t *testing.T) {
 	}
 	// Debian's updates have a newer kernel than the release, except in the days after a point release.
 	broken := guest.Write("usr/sbin/nginx", 0o755, "#!/bin/sh\nexit 1\n")
-	dead := guest.Remove("usr/lib/x86_64-linux-gnu/systemd") // systemd ends without its libraries, and the kernel panics
+	dead := guest.Remove(
+		"usr/lib/x86_64-linux-gnu/systemd") // systemd ends without its libraries, and the kernel panics
 	first := publish(guest.Plain, marked("first"))
 	soft := publish(guest.Updated, marked("soft", loader("\x00")))
 	sick := publish(guest.Updated, marked("sick", loader("\x00\x00"), broken))
@@ -248,7 +254,8 @@ func TestTheLadder(t *testing.T) {
 		t.Parallel()
 		c := newClimber(t, w, "with", first)
 		c.try(t, "a kernel that hangs is a reset by the watchdog", func(t *testing.T) {
-			armed := "mkdir -p " + failpoint.Directory + "; echo fail 1 before a kexec with a short watchdog > " + failpoint.Directory + "/" + failpoint.Armed
+			armed := "mkdir -p " + failpoint.Directory + "; echo fail 1 before a kexec with a short watchdog > " +
+				failpoint.Directory + "/" + failpoint.Armed
 			if _, err := c.Run(t.Context(), armed); err != nil {
 				t.Fatal(err)
 			}

@@ -21,9 +21,11 @@ func TestTheNextBoot(t *testing.T) {
 	w.Expected, w.KeepLogin = 4*time.Minute, true
 	system := func(name string) []guest.Edit {
 		number := map[string]string{"now": "990", "next": "991", "rebased": "992"}[name]
-		return slices.Concat(guest.Lean(), marks(name), []guest.Edit{guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+number+":\n"),
-			guest.Write("opt/acme/bin/acmed", 0o755, name), guest.Write("usr/local/bin/acme", 0o755, name),
-			guest.Write("etc/blocked", 0o644, name), guest.Write("etc/tls.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")})
+		return slices.Concat(guest.Lean(), marks(name),
+			[]guest.Edit{guest.Write("etc/ours", 0o644, name), guest.Append("etc/group", name+":x:"+number+":\n"),
+				guest.Write("opt/acme/bin/acmed", 0o755, name), guest.Write("usr/local/bin/acme", 0o755, name),
+				guest.Write("etc/blocked", 0o644, name),
+				guest.Write("etc/tls.key", 0o600, "-----BEGIN PRIVATE KEY-----\n")})
 	}
 	releases, err := w.Releases(t.Context(), "next", guest.Plain, system("now"), system("next"))
 	if err != nil {
@@ -47,8 +49,11 @@ func TestTheNextBoot(t *testing.T) {
 	runs := func(mark, groups, acme string) {
 		t.Helper()
 		got := run("cat /usr/share/mark; echo; cat /etc/mark; echo; cat /etc/ours; getent group own | cut -d: -f1; " +
-			"cat /opt/acme/bin/acmed; echo; cat /usr/local/bin/acme; echo; cat /opt/acme/own; grep -oE '^(now|next|rebased):' /etc/group | tr -d '\\n'; echo; systemctl is-system-running --wait; ls /run/sharedos/private/sharedos | grep -c '^undo$' || true")
-		if want := strings.Join([]string{mark, mark, "own", "own", mark, acme, "own", groups, "running", "0"}, "\n"); got != want {
+			"cat /opt/acme/bin/acmed; echo; cat /usr/local/bin/acme; echo; cat /opt/acme/own; grep -oE " +
+			"'^(now|next|rebased):' /etc/group | tr -d '\\n'; echo; systemctl is-system-running --wait; ls " +
+			"/run/sharedos/private/sharedos | grep -c '^undo$' || true")
+		if want := strings.Join([]string{mark, mark, "own", "own", mark, acme, "own", groups, "running", "0"},
+			"\n"); got != want {
 			t.Fatalf("it runs %q, want %q\n%s", got, want, v.Console())
 		}
 	}
@@ -73,8 +78,10 @@ func TestTheNextBoot(t *testing.T) {
 	}
 	runs("now", "now:", "own")
 	started := start(func() error { return nil })
-	if last := started.GetLast(); len(started.GetRefused()) > 0 || !last.GetCommitted() || last.GetStrategy() != vm.NextBoot ||
-		len(last.GetConflicts()) != 2 || !strings.HasPrefix(last.GetConflicts()[0], "/etc/ours: ") || !strings.HasPrefix(last.GetConflicts()[1], "/usr/local/bin/acme: ") {
+	if last := started.GetLast(); len(started.GetRefused()) > 0 || !last.GetCommitted() ||
+		last.GetStrategy() != vm.NextBoot ||
+		len(last.GetConflicts()) != 2 || !strings.HasPrefix(last.GetConflicts()[0], "/etc/ours: ") ||
+		!strings.HasPrefix(last.GetConflicts()[1], "/usr/local/bin/acme: ") {
 		t.Errorf("it refused %q, and tells of the start %v", started.GetRefused(), last)
 	}
 	runs("next", "now:next:", "next")
@@ -136,8 +143,10 @@ func TestTheNextBoot(t *testing.T) {
 		t.Fatalf("%v, %v", report, err)
 	}
 	started = start(func() error { return nil })
-	if last := started.GetLast(); len(started.GetRefused()) > 0 || len(started.GetPending()) > 0 || !last.GetCommitted() {
-		t.Errorf("it refused %q, awaits %q, and reports of the start %v", started.GetRefused(), started.GetPending(), last)
+	if last := started.GetLast(); len(started.GetRefused()) > 0 ||
+		len(started.GetPending()) > 0 || !last.GetCommitted() {
+		t.Errorf("it refused %q, awaits %q, and reports of the start %v", started.GetRefused(),
+			started.GetPending(), last)
 	}
 	runs("rebased", "now:next:rebased:", "rebased")
 	if got := run("cat /etc/blocked"); got != "rebased" {

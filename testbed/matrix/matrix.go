@@ -32,7 +32,8 @@ const (
 
 // Row is one line of the matrix.
 type Row struct {
-	// Fault is what fails, Step is when, and Outcome is how it ends. No two rows of a package have the same fault and step.
+	// Fault is what fails, Step is when, and Outcome is how it ends. No two rows of a package have
+	// the same fault and step.
 	Fault, Step, Outcome string
 	Seen                 Seen
 }
@@ -78,7 +79,8 @@ func parseRow(line string) (Row, error) {
 	case RealGuest, MountNamespace, InProcess:
 		return row, nil
 	default:
-		return Row{}, fmt.Errorf("%w: an outcome is observed on %q, %q or %q, not on %q", ErrDeclaration, RealGuest, MountNamespace, InProcess, row.Seen)
+		return Row{}, fmt.Errorf("%w: an outcome is observed on %q, %q or %q, not on %q", ErrDeclaration, RealGuest,
+			MountNamespace, InProcess, row.Seen)
 	}
 }
 

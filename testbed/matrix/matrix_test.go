@@ -21,7 +21,8 @@ Some words.
 
 func TestADeclarationIsItsTables(t *testing.T) {
 	rows, err := Parse(declaration)
-	want := []Row{{"power cut", "before swapped", "old stack", RealGuest}, {"power cut", "after swapped", "old stack", InProcess}}
+	want := []Row{{"power cut", "before swapped", "old stack", RealGuest},
+		{"power cut", "after swapped", "old stack", InProcess}}
 	if err != nil || !slices.Equal(rows, want) {
 		t.Errorf("got %v, %v", rows, err)
 	}
@@ -106,7 +107,8 @@ func TestWhatIsNotDeclaredOrEndsOtherwiseFails(t *testing.T) {
 	if !record(t, "power cut", "after swapped", "new stack") {
 		t.Error("another outcome than the declared one passed")
 	}
-	if table := Table(recorded.results); !strings.Contains(table, "FAILED") || !strings.Contains(table, "1 rows, 1 failed") {
+	if table := Table(recorded.results); !strings.Contains(table, "FAILED") ||
+		!strings.Contains(table, "1 rows, 1 failed") {
 		t.Error(table)
 	}
 }

@@ -113,13 +113,15 @@ func missing(rows []Row, results []Result) error {
 	var failed []error
 	for _, row := range rows {
 		if !slices.ContainsFunc(results, func(r Result) bool { return r.sameFault(row) }) {
-			failed = append(failed, fmt.Errorf("declared in %s but not tested: | %s | %s |", Declaration, row.Fault, row.Step))
+			failed = append(failed,
+				fmt.Errorf("declared in %s but not tested: | %s | %s |", Declaration, row.Fault, row.Step))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// write writes the results of this package into a file in directory: one result for each line, its cells separated by tabs.
+// write writes the results of this package into a file in directory: one result for each line, its
+// cells separated by tabs.
 func write(directory string, results []Result) error {
 	var text strings.Builder
 	for _, r := range results {

@@ -84,7 +84,8 @@ func (p *Probe) Stop() Result {
 	return p.result
 }
 
-func start(ctx context.Context, address string, interval time.Duration, ask func(context.Context) error) (*Probe, error) {
+func start(ctx context.Context, address string, interval time.Duration,
+	ask func(context.Context) error) (*Probe, error) {
 	if interval <= 0 {
 		return nil, fmt.Errorf("probe %q: the interval %s is not positive", address, interval)
 	}

@@ -34,14 +34,17 @@ func (h *house) confine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.vm.RunWith(t.Context(), "cat > /run/policy && cat /run/policy > /sys/kernel/security/apparmor/.load", bytes.NewReader(policy)); err != nil {
+		if _, err := h.vm.RunWith(t.Context(),
+			"cat > /run/policy && cat /run/policy > /sys/kernel/security/apparmor/.load",
+			bytes.NewReader(policy)); err != nil {
 			t.Fatal(err)
 		}
 		source, err := os.ReadFile(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.vm.RunWith(t.Context(), "mkdir -p /etc/apparmor.d && cat > /etc/apparmor.d/"+profile, bytes.NewReader(source)); err != nil {
+		if _, err := h.vm.RunWith(t.Context(), "mkdir -p /etc/apparmor.d && cat > /etc/apparmor.d/"+profile,
+			bytes.NewReader(source)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -57,8 +60,10 @@ func (h *house) confined(t *testing.T) {
 			t.Errorf("%s runs under %q", unit, now)
 		}
 	}
-	if !h.restarted("plain.service") || !strings.Contains(h.impact("plain.service").GetReason(), "AppArmor profile t-plain") {
-		t.Errorf("plain.service: %+v, then %+v, planned as %v", h.before["plain.service"], h.after["plain.service"], h.impact("plain.service"))
+	if !h.restarted("plain.service") ||
+		!strings.Contains(h.impact("plain.service").GetReason(), "AppArmor profile t-plain") {
+		t.Errorf("plain.service: %+v, then %+v, planned as %v", h.before["plain.service"], h.after["plain.service"],
+			h.impact("plain.service"))
 	}
 	matrix.Record(t, "an AppArmor profile", "refresh of other files", "restarted")
 	if !h.untouched("attached.service") || h.impact("attached.service") != nil {

@@ -53,9 +53,12 @@ func (h *house) failures(t *testing.T) {
 	}{
 		{"a service that fails to start again", "restart", "refuse", []string{"unit", "tcp"}, 6 * time.Second, []string{"the database has another format"}},
 		{"a service that dies after three seconds", "check", "die", []string{"tcp"}, 15 * time.Second, []string{"the index is broken"}},
-		{"a service that runs but does not listen", "check", "tcp", []string{"tcp"}, 4 * time.Second, []string{`health check "tcp"`, "connection refused", "the address is in use"}},
-		{"a service that runs but answers with an error", "check", "http", []string{"http"}, 4 * time.Second, []string{`health check "http"`, "500", "the template is broken"}},
-		{"a service that runs but fails a command check", "check", "command", []string{"command"}, 4 * time.Second, []string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
+		{"a service that runs but does not listen", "check", "tcp", []string{"tcp"}, 4 * time.Second,
+			[]string{`health check "tcp"`, "connection refused", "the address is in use"}},
+		{"a service that runs but answers with an error", "check", "http", []string{"http"}, 4 * time.Second,
+			[]string{`health check "http"`, "500", "the template is broken"}},
+		{"a service that runs but fails a command check", "check", "command", []string{"command"}, 4 * time.Second,
+			[]string{`health check "command"`, "/usr/bin/test", "the cache is cold"}},
 	} {
 		t.Run(test.fault, func(t *testing.T) {
 			before := h.active(t)
@@ -78,13 +81,15 @@ func (h *house) failures(t *testing.T) {
 				}
 			}
 			status, err := h.vm.Status(t.Context())
-			if err != nil || status.GetStack().GetBase() != h.releases[1].String() || !strings.Contains(h.run(t, "cat /usr/lib/t/moody"), "# two ") {
+			if err != nil || status.GetStack().GetBase() != h.releases[1].String() ||
+				!strings.Contains(h.run(t, "cat /usr/lib/t/moody"), "# two ") {
 				t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
 			}
 			for _, file := range h.mappedFiles(t, "/t/changing") {
 				// own.service has its own files, and refusing.service has refused to be stopped since the first
 				// refresh.
-				if file.GetDigest() != h.changed && file.GetUnit() != "own.service" && file.GetUnit() != "refusing.service" {
+				if file.GetDigest() != h.changed && file.GetUnit() != "own.service" &&
+					file.GetUnit() != "refusing.service" {
 					t.Errorf("%s (pid %d) runs another program than it is to", file.GetUnit(), file.GetPid())
 				}
 			}
@@ -111,7 +116,8 @@ func (h *house) stone(t *testing.T) {
 	began := time.Now()
 	report, err := h.vm.Refresh(t.Context(), h.releases[2])
 	h.vm.Spec.Refresh = policy
-	if err == nil || report.GetCommitted() || !guest.Says(err, "stone.service") || !guest.Says(err, vm.ErrRolledBack.Error()) {
+	if err == nil || report.GetCommitted() || !guest.Says(err, "stone.service") ||
+		!guest.Says(err, vm.ErrRolledBack.Error()) {
 		t.Fatalf("after %s: %v, %v", time.Since(began), err, report)
 	}
 	t.Logf("after %s: %v", time.Since(began), err)
@@ -119,14 +125,16 @@ func (h *house) stone(t *testing.T) {
 	if err != nil || status.GetStack().GetBase() != h.releases[1].String() {
 		t.Errorf("it runs %s, %v", status.GetStack().GetBase(), err)
 	}
-	if after := h.statesOf(t, "stone.service")["stone.service"]; after.pid != before.pid || after.active != "deactivating" {
+	if after := h.statesOf(t, "stone.service")["stone.service"]; after.pid != before.pid ||
+		after.active != "deactivating" {
 		t.Errorf("it was %+v and is %+v", before, after)
 	}
 	// When the process is killed, systemd starts the unit again.
 	h.run(t, "systemctl kill --signal=KILL stone.service")
 	h.run(t, "for i in $(seq 600); do systemctl is-active --quiet stone.service && exit; sleep 0.1; done; exit 1")
 	h.run(t, "systemctl kill --signal=KILL stone.service; systemctl stop stone.service; systemctl reset-failed stone.service || true")
-	matrix.Record(t, "a service that ignores SIGTERM, with TimeoutStopSec=infinity", "restart", "old stack, after refresh.restart_timeout")
+	matrix.Record(t, "a service that ignores SIGTERM, with TimeoutStopSec=infinity", "restart",
+		"old stack, after refresh.restart_timeout")
 }
 
 // impatient returns the checks, with a short timeout for those that are going to fail.

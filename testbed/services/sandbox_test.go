@@ -24,7 +24,8 @@ func (h *house) sandboxes(t *testing.T) {
 		t.Run(sandbox.name, func(t *testing.T) {
 			affected, unaffected := sandboxUnit(i, "changing"), sandboxUnit(i, "same")
 			if !h.restarted(affected) || len(h.stale(affected)) > 0 {
-				t.Errorf("%s: %+v, then %+v; old code in %v", affected, h.before[affected], h.after[affected], h.stale(affected))
+				t.Errorf("%s: %+v, then %+v; old code in %v", affected, h.before[affected],
+					h.after[affected], h.stale(affected))
 			}
 			if !h.untouched(unaffected) {
 				t.Errorf("%s: %+v, then %+v", unaffected, h.before[unaffected], h.after[unaffected])

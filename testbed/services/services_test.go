@@ -91,7 +91,8 @@ func (h *house) statesOf(t *testing.T, patterns string) map[string]state {
 func (h *house) active(t *testing.T) []string {
 	t.Helper()
 	var units []string
-	for line := range strings.Lines(h.run(t, "systemctl list-units --full --plain --no-legend --state=active --type=service,socket")) {
+	for line := range strings.Lines(h.run(t,
+		"systemctl list-units --full --plain --no-legend --state=active --type=service,socket")) {
 		units = append(units, strings.Fields(line)[0])
 	}
 	return units
@@ -137,12 +138,14 @@ func build(t *testing.T) *house {
 	w.Expected = 7 * time.Minute
 	h := &house{}
 	var err error
-	if h.releases, err = w.Releases(t.Context(), "debian", guest.Plain, contents(t, "one"), contents(t, "two"), contents(t, "three"), contents(t, "four")); err != nil {
+	if h.releases, err = w.Releases(t.Context(), "debian", guest.Plain, contents(t, "one"), contents(t, "two"),
+		contents(t, "three"), contents(t, "four")); err != nil {
 		t.Fatal(err)
 	}
 	h.vm, err = w.Create(t.Context(), "services", h.releases[0], func(spec *vm.Spec) {
 		spec.Memory = 768 << 20
-		// Not more: of guests with four emulated processors one in a few dozen fails while it boots (testbed.EmulatorFailed).
+		// Not more: of guests with four emulated processors one in a few dozen fails while it boots
+		// (testbed.EmulatorFailed).
 		spec.VCPUs = 2
 		spec.MaxVCPUs, spec.MaxMemory = 2, 896<<20
 		spec.Refresh = vm.RefreshPolicy{
@@ -213,7 +216,8 @@ func (h *house) restarted(unit string) bool {
 
 // untouched reports whether a unit is in the same state, with the same process.
 func (h *house) untouched(unit string) bool {
-	return h.before[unit].active == h.after[unit].active && h.before[unit].invocation == h.after[unit].invocation && h.before[unit].pid == h.after[unit].pid
+	return h.before[unit].active == h.after[unit].active && h.before[unit].invocation == h.after[unit].invocation &&
+		h.before[unit].pid == h.after[unit].pid
 }
 
 // stale lists the processes of a unit that run the old program.
@@ -295,7 +299,8 @@ func TestServices(t *testing.T) {
 
 func (h *house) whoIsRestarted(t *testing.T) {
 	for _, unit := range []string{
-		"first.service", "second.service", "third.service", "zero.service", "late.service", "declared.service", "script.service",
+		"first.service", "second.service", "third.service", "zero.service", "late.service",
+		"declared.service", "script.service",
 		"inline.service", "env.service", "dropin.service", "typed@1.service", "direct.service", "answer.service",
 		"ssh.service", "nginx.service", "systemd-journald.service", "systemd-udevd.service",
 	} {
@@ -306,7 +311,8 @@ func (h *house) whoIsRestarted(t *testing.T) {
 			t.Errorf("%s is reported as %v", unit, r)
 		}
 	}
-	for _, unit := range []string{"still.service", "own.service", "exited.service", "once.service", "refusing.service", "answer.socket", "dbus.service"} {
+	for _, unit := range []string{"still.service", "own.service", "exited.service", "once.service", "refusing.service",
+		"answer.socket", "dbus.service"} {
 		if !h.untouched(unit) {
 			t.Errorf("%s was touched: %+v, then %+v", unit, h.before[unit], h.after[unit])
 		}
@@ -315,7 +321,8 @@ func (h *house) whoIsRestarted(t *testing.T) {
 		}
 	}
 	// The configuration and the code of the message bus differ. The new code is pending.
-	if r := h.reported("dbus.service"); r == nil || r.GetLevel() != agentapi.Level_RELOAD || !lists(h.report.GetPending(), "dbus.service") {
+	if r := h.reported("dbus.service"); r == nil || r.GetLevel() != agentapi.Level_RELOAD ||
+		!lists(h.report.GetPending(), "dbus.service") {
 		t.Errorf("the message bus is reported as %v, pending is %q", r, h.report.GetPending())
 	}
 	if r := h.reported("init.scope"); r == nil {
@@ -330,7 +337,8 @@ func (h *house) whoIsRestarted(t *testing.T) {
 		}
 	}
 	for _, file := range h.mapped {
-		known := slices.Contains([]string{"refusing.service", "once.service", "report.service", "reload.service", "own.service"}, file.GetUnit())
+		known := slices.Contains([]string{"refusing.service", "once.service", "report.service", "reload.service",
+			"own.service"}, file.GetUnit())
 		if file.GetDigest() != h.changed && !known {
 			t.Errorf("%s (pid %d) runs the old program", file.GetUnit(), file.GetPid())
 		}
@@ -341,7 +349,8 @@ func (h *house) thePlanIsWhatHappens(t *testing.T) {
 	names := func(impact *agentapi.Impact) []string {
 		var all []string
 		for _, unit := range impact.GetUnits() {
-			all = append(all, fmt.Sprintf("%s %s %s %v %v", unit.GetUnit(), unit.GetLevel(), unit.GetReason(), unit.GetPaths(), unit.GetPackages()))
+			all = append(all, fmt.Sprintf("%s %s %s %v %v", unit.GetUnit(), unit.GetLevel(), unit.GetReason(),
+				unit.GetPaths(), unit.GetPackages()))
 		}
 		return all
 	}
@@ -363,13 +372,18 @@ func (h *house) thePlanIsWhatHappens(t *testing.T) {
 		}
 	}
 	ssh := h.impact("ssh.service")
-	if !slices.ContainsFunc(ssh.GetPaths(), func(path string) bool { return strings.Contains(path, "/libpcre2-8.so") }) || !slices.Contains(ssh.GetPackages(), "libpcre2-8-0") {
+	if !slices.ContainsFunc(ssh.GetPaths(),
+		func(path string) bool { return strings.Contains(path, "/libpcre2-8.so") }) ||
+		!slices.Contains(ssh.GetPackages(), "libpcre2-8-0") {
 		t.Errorf("of ssh.service the plan says %v", ssh)
 	}
 	for unit, reason := range map[string]string{
-		"first.service": "it runs code that differs", "third.service": "it is restarted with first.service", "script.service": "it interprets code that differs",
-		"inline.service": "it interprets code that differs", "env.service": "its unit files differ", "dropin.service": "its unit files differ",
-		"typed@1.service": "its unit files differ", "declared.service": "files that were declared for it differ", "gone.service": "it is no part of the new stack",
+		"first.service": "it runs code that differs", "third.service": "it is restarted with first.service",
+		"script.service": "it interprets code that differs",
+		"inline.service": "it interprets code that differs", "env.service": "its unit files differ",
+		"dropin.service":  "its unit files differ",
+		"typed@1.service": "its unit files differ", "declared.service": "files that were declared for it differ",
+		"gone.service": "it is no part of the new stack",
 	} {
 		if got := h.impact(unit).GetReason(); !strings.HasPrefix(got, reason) {
 			t.Errorf("%s is affected because %q, want %q", unit, got, reason)
@@ -379,12 +393,14 @@ func (h *house) thePlanIsWhatHappens(t *testing.T) {
 
 func (h *house) order(t *testing.T) {
 	starts := h.starts(t)
-	for _, unit := range []string{"first.service", "second.service", "third.service", "zero.service", "late.service", "declared.service", "server.service", "customer.service"} {
+	for _, unit := range []string{"first.service", "second.service", "third.service", "zero.service", "late.service",
+		"declared.service", "server.service", "customer.service"} {
 		if times := count(starts, unit); times != 1 {
 			t.Errorf("%s was started %d times: %v", unit, times, starts)
 		}
 	}
-	for _, pair := range [][2]string{{"first.service", "second.service"}, {"first.service", "third.service"}, {"zero.service", "late.service"}, {"server.service", "customer.service"}} {
+	for _, pair := range [][2]string{{"first.service", "second.service"}, {"first.service", "third.service"},
+		{"zero.service", "late.service"}, {"server.service", "customer.service"}} {
 		if slices.Index(starts, pair[0]) > slices.Index(starts, pair[1]) {
 			t.Errorf("%s was started after %s: %v", pair[0], pair[1], starts)
 		}
@@ -434,10 +450,12 @@ func (h *house) clients(t *testing.T) {
 	// The client asks at intervals and is delayed on a busy machine. The longest gap of the service that was not
 	// restarted shows by how much.
 	if gaps[1] < told*0.8 || gaps[1] > told+gaps[2]+500 {
-		t.Errorf("a client saw a gap of %.0f ms where it was held up for %.0f ms, and %.0f ms are reported", gaps[1], gaps[2], told)
+		t.Errorf("a client saw a gap of %.0f ms where it was held up for %.0f ms, and %.0f ms are reported", gaps[1],
+			gaps[2], told)
 	}
 	for _, restart := range h.report.GetRestarts() {
-		if restart.GetLevel() == agentapi.Level_RESTART && restart.GetInterruptionUs() <= 0 && restart.GetUnit() != "gone.service" {
+		if restart.GetLevel() == agentapi.Level_RESTART && restart.GetInterruptionUs() <= 0 &&
+			restart.GetUnit() != "gone.service" {
 			t.Errorf("%s was restarted in no time", restart.GetUnit())
 		}
 	}
@@ -479,7 +497,8 @@ func (h *house) network(t *testing.T) {
 		t.Errorf("%+v, then %+v; the plan says %v", h.before[networkd], h.after[networkd], h.impact(networkd))
 	}
 	now := h.run(t, "ip -4 -o address; ip -4 route; ip -4 rule; ip -4 neighbour")
-	for _, want := range []string{"10.9.0.1/24", "10.8.0.0/16 via", "10.7.0.0/16 via 10.9.0.5", "70:\tfrom 10.9.0.0/24 lookup 99", "10.9.0.7 dev", "default via"} {
+	for _, want := range []string{"10.9.0.1/24", "10.8.0.0/16 via", "10.7.0.0/16 via 10.9.0.5",
+		"70:\tfrom 10.9.0.0/24 lookup 99", "10.9.0.7 dev", "default via"} {
 		if !strings.Contains(now, want) {
 			t.Errorf("the network has lost %s: %s", want, now)
 		}
@@ -493,14 +512,16 @@ func (h *house) network(t *testing.T) {
 // newUnits checks the units that the release enables.
 func (h *house) newUnits(t *testing.T) {
 	for _, unit := range []string{"new.service", "sharedos-secret-rndc.service"} {
-		for what, starts := range map[string][]*agentapi.UnitStart{"planned": h.planned.GetStarts(), "reported": h.report.GetStarts()} {
+		for what, starts := range map[string][]*agentapi.UnitStart{"planned": h.planned.GetStarts(),
+			"reported": h.report.GetStarts()} {
 			at := slices.IndexFunc(starts, func(s *agentapi.UnitStart) bool { return s.GetUnit() == unit })
 			if at < 0 || starts[at].GetSkipped() != "" || starts[at].GetError() != "" {
 				t.Errorf("the start of %s is %s as %v", unit, what, starts)
 			}
 		}
 	}
-	if h.before["new.service"].active == "active" || h.after["new.service"].active != "active" || count(h.starts(t), "new.service") != 1 {
+	if h.before["new.service"].active == "active" || h.after["new.service"].active != "active" ||
+		count(h.starts(t), "new.service") != 1 {
 		t.Errorf("new.service: %+v, then %+v", h.before["new.service"], h.after["new.service"])
 	}
 }
@@ -509,7 +530,8 @@ func (h *house) newUnits(t *testing.T) {
 // no layer has the build's.
 func (h *house) secrets(t *testing.T) {
 	for _, secret := range []string{"/etc/munge/munge.key", "/etc/bind/rndc.key"} {
-		if text := h.run(t, "stat -c '%a %U' "+secret+"; cat "+secret); !strings.HasPrefix(text, "400 root\n") || strings.Contains(text, ofTheBuild) || len(text) < 40 {
+		if text := h.run(t, "stat -c '%a %U' "+secret+"; cat "+secret); !strings.HasPrefix(text, "400 root\n") ||
+			strings.Contains(text, ofTheBuild) || len(text) < 40 {
 			t.Errorf("%s: %s", secret, text)
 		}
 		if found := h.run(t, "ls -d /run/sharedos/layers/*"+secret+" || true"); found != "" {

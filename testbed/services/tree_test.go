@@ -35,7 +35,8 @@ var sandboxes = []struct {
 	{"TemporaryFileSystem=/usr/share/doc", []string{"TemporaryFileSystem=/usr/share/doc"}},
 	{"RootDirectory= with /usr bound into it", []string{"RootDirectory=/var/lib/t/bound", "BindReadOnlyPaths=/usr"}},
 	{"all of these directives together", []string{
-		"ProtectSystem=strict", "ProtectKernelModules=yes", "PrivateTmp=yes", "DynamicUser=yes", "BindReadOnlyPaths=/usr/share",
+		"ProtectSystem=strict", "ProtectKernelModules=yes", "PrivateTmp=yes", "DynamicUser=yes",
+		"BindReadOnlyPaths=/usr/share",
 		"TemporaryFileSystem=/usr/share/doc",
 	}},
 }
@@ -86,13 +87,14 @@ func units() map[string]string {
 		"declared.service": unit(start, same),
 		"refusing.service": after("RefuseManualStop=yes", changing),
 		"once.service":     "[Service]\nType=oneshot\nExecStart=/usr/lib/t/changing 1000000\nTimeoutStartSec=infinity\n",
-		"exited.service":   "[Service]\nType=oneshot\nRemainAfterExit=yes\n" + start + "\nExecStart=/usr/lib/t/changing 0\n",
-		"script.service":   unit(start, "ExecStart=/usr/bin/env sh /usr/lib/t/script"),
-		"inline.service":   unit(start, `ExecStart=/bin/sh -c '. /usr/lib/t/functions; while :; do sleep 1000; done'`),
-		"env.service":      unit(start, "EnvironmentFile=/etc/t.env", same),
-		"dropin.service":   unit(start, same),
-		"typed@.service":   unit(start, same),
-		"own.service":      unit("RootDirectory=/var/lib/t/own", "ExecStart=/usr/lib/t/changing 1000000"),
+		"exited.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\n" + start +
+			"\nExecStart=/usr/lib/t/changing 0\n",
+		"script.service": unit(start, "ExecStart=/usr/bin/env sh /usr/lib/t/script"),
+		"inline.service": unit(start, `ExecStart=/bin/sh -c '. /usr/lib/t/functions; while :; do sleep 1000; done'`),
+		"env.service":    unit(start, "EnvironmentFile=/etc/t.env", same),
+		"dropin.service": unit(start, same),
+		"typed@.service": unit(start, same),
+		"own.service":    unit("RootDirectory=/var/lib/t/own", "ExecStart=/usr/lib/t/changing 1000000"),
 
 		"plain.service":    unit("AppArmorProfile=t-plain", same),
 		"attached.service": unit("AppArmorProfile=t-attached", same),
@@ -112,7 +114,8 @@ func units() map[string]string {
 
 // manual are the units that nothing starts at boot.
 var manual = map[string]bool{
-	"answer.service": true, "late.target": true, "once.service": true, "typed@.service": true, "bomb.service": true, "swarm.service": true,
+	"answer.service": true, "late.target": true, "once.service": true, "typed@.service": true,
+	"bomb.service": true, "swarm.service": true,
 	"stone.service": true, "refusing.service": true, "plain.service": true, "attached.service": true,
 }
 
@@ -161,15 +164,18 @@ func contents(t *testing.T, version string) []guest.Edit {
 	for name, text := range units() {
 		edits = append(edits, enabled(name, text)...)
 	}
-	edits = append(edits, guest.Link("usr/lib/systemd/system/multi-user.target.wants/typed@1.service", "../typed@.service"))
+	edits = append(edits,
+		guest.Link("usr/lib/systemd/system/multi-user.target.wants/typed@1.service", "../typed@.service"))
 	edits = append(edits, secret("etc/munge/munge.key", "usr/sbin/mungekey")...)
 	switch version {
 	case "one":
 		edits = append(edits, enabled("gone.service", unit("ExecStart=/usr/lib/t/same 1000000"))...)
-		edits = append(edits, guest.Write("usr/lib/systemd/system/dropin.service.d/removed.conf", 0o644, "[Service]\nNice=1\n"))
+		edits = append(edits,
+			guest.Write("usr/lib/systemd/system/dropin.service.d/removed.conf", 0o644, "[Service]\nNice=1\n"))
 	default:
 		// libpcre2 is mapped by PID 1, sshd and the message bus.
-		edits = append(edits, guest.Append("/libpcre2-8.so.0.14.0", "\x00"+version), guest.Append("/usr/bin/bash", "\x00"+version),
+		edits = append(edits, guest.Append("/libpcre2-8.so.0.14.0", "\x00"+version),
+			guest.Append("/usr/bin/bash", "\x00"+version),
 			guest.Write("usr/lib/systemd/system/typed@.service.d/added.conf", 0o644, "[Service]\nNice=1\n"))
 		edits = append(edits, enabled("new.service", unit(start, same))...)
 		edits = append(edits, secret("etc/bind/rndc.key", "usr/sbin/rndc-confgen")...)
@@ -182,7 +188,8 @@ const ofTheBuild = "made while the base was built"
 
 // secret writes a secret of a package, and the tool of the package that makes it.
 func secret(name, tool string) []guest.Edit {
-	makes := "#!/bin/sh\numask 077\nmkdir -p /" + path.Dir(name) + "\ncat /proc/sys/kernel/random/uuid > /" + name + "\n"
+	makes := "#!/bin/sh\numask 077\nmkdir -p /" + path.Dir(name) +
+		"\ncat /proc/sys/kernel/random/uuid > /" + name + "\n"
 	return []guest.Edit{guest.Write(name, 0o400, ofTheBuild+"\n"), guest.Write(tool, 0o755, makes)}
 }
 

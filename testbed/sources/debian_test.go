@@ -33,11 +33,14 @@ import (
 func packageOf(t *testing.T, name, depends string) string {
 	t.Helper()
 	dir := t.TempDir()
-	control := fmt.Sprintf("Package: %s\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n", name)
+	control := fmt.Sprintf(
+		"Package: %s\nVersion: 1.0\nArchitecture: all\nMaintainer: Nobody <nobody@example.com>\nDescription: a test\n",
+		name)
 	if depends != "" {
 		control += "Depends: " + depends + "\n"
 	}
-	for path, text := range map[string]string{"DEBIAN/control": control, "usr/bin/" + name: "#!/bin/sh\necho " + name + "\n"} {
+	for path, text := range map[string]string{"DEBIAN/control": control,
+		"usr/bin/" + name: "#!/bin/sh\necho " + name + "\n"} {
 		at := filepath.Join(dir, path)
 		must(t, os.MkdirAll(filepath.Dir(at), 0o755))
 		must(t, os.WriteFile(at, []byte(text), 0o755))
@@ -57,8 +60,10 @@ func repository(t *testing.T, deb, control string) (uri, key string, fetched *at
 		digest := sha256.Sum256(b)
 		return hex.EncodeToString(digest[:])
 	}
-	index := fmt.Appendf(nil, "%sFilename: pool/%s\nSize: %d\nSHA256: %s\n\n", control, filepath.Base(deb), len(data), hexSum(data))
-	released := fmt.Sprintf("Origin: Own\nLabel: Own\nSuite: own\nCodename: own\nDate: %s\nArchitectures: amd64 all\nComponents: main\nSHA256:\n %s %d main/binary-amd64/Packages\n",
+	index := fmt.Appendf(nil, "%sFilename: pool/%s\nSize: %d\nSHA256: %s\n\n", control,
+		filepath.Base(deb), len(data), hexSum(data))
+	released := fmt.Sprintf(
+		"Origin: Own\nLabel: Own\nSuite: own\nCodename: own\nDate: %s\nArchitectures: amd64 all\nComponents: main\nSHA256:\n %s %d main/binary-amd64/Packages\n",
 		time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 MST"), hexSum(index), len(index))
 	entity, err := openpgp.NewEntity("Own archive", "", "own@example.com", nil)
 	must(t, err)
@@ -72,7 +77,8 @@ func repository(t *testing.T, deb, control string) (uri, key string, fetched *at
 	must(t, errors.Join(entity.Serialize(w), w.Close()))
 
 	served := map[string][]byte{
-		"/dists/own/InRelease": signed.Bytes(), "/dists/own/main/binary-amd64/Packages": index, "/pool/" + filepath.Base(deb): data,
+		"/dists/own/InRelease": signed.Bytes(), "/dists/own/main/binary-amd64/Packages": index,
+		"/pool/" + filepath.Base(deb): data,
 	}
 	fetched = &atomic.Int32{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -110,8 +116,10 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	own.PackageFiles = []string{deb}
 	own.Files = []debian.File{{Path: "/etc/own/motd", Content: "hello", Mode: 0o640, GID: 4}}
 	stream := madeByNobody(ctx, t, own)
-	if after, err := os.ReadDir(filepath.Join(own.CacheDir, "packages")); err != nil || len(after) != len(kept) || len(kept) < 50 || fetched.Load() != 1 {
-		t.Errorf("%d packages are kept after the first build and %d after the second, %v; %d were fetched of the archive on 127.0.0.1",
+	if after, err := os.ReadDir(filepath.Join(own.CacheDir, "packages")); err != nil || len(after) != len(kept) ||
+		len(kept) < 50 || fetched.Load() != 1 {
+		t.Errorf(
+			"%d packages are kept after the first build and %d after the second, %v; %d were fetched of the archive on 127.0.0.1",
 			len(kept), len(after), err, fetched.Load())
 	}
 	full, spool, err := tarstream.Read(ctx, stream, t.TempDir(), source.Limits{})
@@ -124,7 +132,8 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	if e, ok := full.Lookup("etc/shadow"); !ok || e.Mode != 0o640 || e.UID != 0 || e.GID != 42 {
 		t.Errorf("shadow: %+v", e)
 	}
-	for path, mode := range map[string]uint32{"usr/bin/own-library": 0o755, "usr/bin/own-program": 0o755, "etc/own/motd": 0o640} {
+	for path, mode := range map[string]uint32{"usr/bin/own-library": 0o755,
+		"usr/bin/own-program": 0o755, "etc/own/motd": 0o640} {
 		if e, ok := full.Lookup(path); !ok || e.Type != tree.Regular || e.Mode != mode {
 			t.Errorf("%s: %+v", path, e)
 		}
@@ -132,7 +141,8 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 	packages, err := rootfs.Packages(full)
 	must(t, err)
 	for _, name := range []string{"own-library", "own-program"} {
-		if !slices.ContainsFunc(packages, func(p release.Package) bool { return p.Name == name && p.Version == "1.0" }) {
+		if !slices.ContainsFunc(packages,
+			func(p release.Package) bool { return p.Name == name && p.Version == "1.0" }) {
 			t.Errorf("package %s is not installed", name)
 		}
 	}
@@ -146,7 +156,8 @@ func TestDebianTakesPackagesOfOnesOwn(t *testing.T) {
 			lists += string(text)
 		}
 	}
-	if !strings.Contains(lists, "URIs: "+uri) || !strings.Contains(lists, "BEGIN PGP PUBLIC KEY BLOCK") || strings.Contains(lists, "/tmp/") {
+	if !strings.Contains(lists, "URIs: "+uri) || !strings.Contains(lists, "BEGIN PGP PUBLIC KEY BLOCK") ||
+		strings.Contains(lists, "/tmp/") {
 		t.Errorf("apt's sources in the tree are:\n%s", lists)
 	}
 }

@@ -42,7 +42,8 @@ func TestAVMLivesOnAPoolOfBlockDevices(t *testing.T) {
 	must(t, err)
 	mark := func(want string) {
 		t.Helper()
-		if said, err := vm.Run(ctx, "cat /usr/share/mark; cat /root/kept 2>/dev/null; :"); err != nil || strings.TrimSpace(said) != want {
+		if said, err := vm.Run(ctx, "cat /usr/share/mark; cat /root/kept 2>/dev/null; :"); err != nil ||
+			strings.TrimSpace(said) != want {
 			t.Fatalf("the guest says %q, %v, want %q", said, err, want)
 		}
 	}

@@ -25,24 +25,25 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/testbed/guest"
 )
 
-// unequal are paths that may differ between a stack and what apt makes of all packages at once, as the guide
-// "Components" says: /etc/shadow has the day on which each account was made, and the database that PostgreSQL's package makes has
-// a number and times of its own each time.
+// unequal are paths that may differ between a stack and what apt makes of all packages at once, as
+// the guide "Components" says: /etc/shadow has the day on which each account was made, and the
+// database that PostgreSQL's package makes has a number and times of its own each time.
 var unequal = []string{
 	"etc/shadow",
 	"var/lib/postgresql/17/main/global/pg_control", "var/lib/postgresql/17/main/pg_wal/000000010000000000000001",
 	"var/lib/postgresql/17/main/pg_stat/pgstat.stat",
 }
 
-// A stack of components shows the tree that apt makes when it installs base and all components at once, path by path: two
-// components, and more that all have accounts, caches, alternatives or byte code to join.
+// A stack of components shows the tree that apt makes when it installs base and all components at once,
+// path by path: two components, and more that all have accounts, caches, alternatives or byte code to join.
 func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
 	from, err := guest.DebianTar(ctx, guest.Updated)
 	must(t, err)
 	s := storetest.New(t)
-	j := joins{s, &publish.Publisher{Store: s, Cache: t.TempDir(), Key: ed25519.NewKeyFromSeed(make([]byte, 32)), Modules: bootimage.Modules}, nil, t.TempDir()}
+	j := joins{s, &publish.Publisher{Store: s, Cache: t.TempDir(), Key: ed25519.NewKeyFromSeed(make([]byte, 32)),
+		Modules: bootimage.Modules}, nil, t.TempDir()}
 	j.base, err = j.p.Prepare(ctx, publish.Spec{Name: "debian", Source: archive.Source{Path: from}}, nil)
 	must(t, err)
 	must(t, j.p.Publish(ctx, j.base, nil))
@@ -63,7 +64,8 @@ func TestAStackOfComponentsIsWhatAptMakes(t *testing.T) {
 	}
 	database, interpreter := []string{"postgresql"}, []string{"python3"}
 	third, fourth := j.of(ctx, t, database...), j.of(ctx, t, interpreter...)
-	j.isWhatAptMakes(ctx, t, []*publish.Prepared{third, second, fourth, first}, slices.Concat(database, settings, interpreter, keys))
+	j.isWhatAptMakes(ctx, t, []*publish.Prepared{third, second, fourth, first},
+		slices.Concat(database, settings, interpreter, keys))
 }
 
 // joins publishes components on a base, and joins them.
@@ -88,9 +90,10 @@ func (j joins) of(ctx context.Context, t *testing.T, packages ...string) *publis
 	return made
 }
 
-// isWhatAptMakes joins components, and compares their stack with a component of all of their packages. It returns the joining
-// layer's release.
-func (j joins) isWhatAptMakes(ctx context.Context, t *testing.T, components []*publish.Prepared, packages []string) *release.Manifest {
+// isWhatAptMakes joins components, and compares their stack with a component of all of their
+// packages. It returns the joining layer's release.
+func (j joins) isWhatAptMakes(ctx context.Context, t *testing.T, components []*publish.Prepared,
+	packages []string) *release.Manifest {
 	t.Helper()
 	parts := compose.Parts{Base: release.Identified{ID: j.base.ID, Manifest: j.base.Manifest}}
 	var ids []tree.Digest
@@ -105,7 +108,8 @@ func (j joins) isWhatAptMakes(ctx context.Context, t *testing.T, components []*p
 	must(t, err)
 	t.Logf("the joining layer of %q has %d bytes", packages, joining.Layers[0].Size)
 	parts.Joining = &compose.Joining{
-		Layer: joining.Layers[0], Contents: joining.Contents, Packages: joining.Packages, Users: joining.Users, Groups: joining.Groups,
+		Layer: joining.Layers[0], Contents: joining.Contents, Packages: joining.Packages,
+		Users: joining.Users, Groups: joining.Groups,
 	}
 	stack, _, err := compose.Compose(parts, nil)
 	must(t, err)
@@ -162,7 +166,8 @@ func TestAComponentThatNeedsANewerBase(t *testing.T) {
 	if !errors.As(err, &blocked) || !errors.Is(err, source.ErrRefused) {
 		t.Fatalf("got %v, want a BlockedError", err)
 	}
-	if len(blocked.Packages) != 1 || blocked.Packages[0].Name != "libzstd1" || blocked.Packages[0].Has != old || blocked.Packages[0].Needs <= old {
+	if len(blocked.Packages) != 1 || blocked.Packages[0].Name != "libzstd1" || blocked.Packages[0].Has != old ||
+		blocked.Packages[0].Needs <= old {
 		t.Errorf("blocked by %+v", blocked.Packages)
 	}
 }

@@ -55,7 +55,8 @@ func withNumbers(t *testing.T, cmd *exec.Cmd) (said []byte, err error) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: the thread, and with it the namespace, ends with the goroutine
-		err = errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		err = errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
 			if err == nil {
 				err = unix.Mount(numbers, path, "", unix.MS_BIND, "")

@@ -181,8 +181,9 @@ func (w *world) example(t *testing.T, kind string, variables map[string]any) *wo
 	must(t, err)
 	work, err := workspace.New(workspace.Config{
 		Terraform: terraform, Provider: filepath.Join("..", "..", "bin", "terraform-provider-sharedos"),
-		Configuration: os.DirFS(filepath.Join("..", "..", "examples", "bases", kind)), Dir: filepath.Join(t.TempDir(), "tf"),
-		Env: w.env, Tell: func(line string) { t.Log(line) },
+		Configuration: os.DirFS(filepath.Join("..", "..", "examples", "bases", kind)),
+		Dir:           filepath.Join(t.TempDir(), "tf"),
+		Env:           w.env, Tell: func(line string) { t.Log(line) },
 	})
 	must(t, err)
 	for name, value := range variables {
@@ -208,7 +209,8 @@ func (w *world) made(t *testing.T, id tree.Digest) *made {
 	must(t, err)
 	list, err := w.host.Store.GetBlob(t.Context(), manifest.Contents)
 	must(t, err)
-	m := &made{Entries: map[string]tree.Entry{}, Kernel: manifest.Kernel, Packages: manifest.Packages, Users: manifest.Users, Groups: manifest.Groups}
+	m := &made{Entries: map[string]tree.Entry{}, Kernel: manifest.Kernel, Packages: manifest.Packages,
+		Users: manifest.Users, Groups: manifest.Groups}
 	for reader := release.NewContentsReader(bytes.NewReader(list)); ; {
 		e, err := reader.Next()
 		if errors.Is(err, io.EOF) {
@@ -293,7 +295,8 @@ func TestAVMBootsFromEverySource(t *testing.T) {
 			if first == nil {
 				first = release
 			}
-			if motd := tree.Sum([]byte("A VM on a shared OS.\n")); c.kind == "debian" && release.Entries["etc/motd"].Digest != motd {
+			if motd := tree.Sum([]byte("A VM on a shared OS.\n")); c.kind == "debian" &&
+				release.Entries["etc/motd"].Digest != motd {
 				t.Errorf("the file that is laid over the packages is %+v", release.Entries["etc/motd"])
 			}
 			if diff := cmp.Diff(first, release); diff != "" && c.kind != "debian" {

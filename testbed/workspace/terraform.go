@@ -84,7 +84,8 @@ func New(c Config) (*Workspace, error) {
 		return nil, fmt.Errorf("copy the configuration: %w", err)
 	}
 	cli := filepath.Join(c.Dir, "cli.tfrc")
-	config := fmt.Sprintf("provider_installation {\n  dev_overrides {\n    %q = %q\n  }\n}\n", providerAddress, filepath.Dir(provider))
+	config := fmt.Sprintf("provider_installation {\n  dev_overrides {\n    %q = %q\n  }\n}\n",
+		providerAddress, filepath.Dir(provider))
 	if err := os.WriteFile(cli, []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("write Terraform's configuration: %w", err)
 	}
@@ -299,7 +300,8 @@ func (w *Workspace) relay(output io.Reader) []string {
 		}
 		switch line.Type {
 		case "diagnostic":
-			text := strings.TrimSpace(line.Diagnostic.Address + ": " + line.Diagnostic.Summary + "\n" + line.Diagnostic.Detail)
+			text := strings.TrimSpace(line.Diagnostic.Address + ": " + line.Diagnostic.Summary +
+				"\n" + line.Diagnostic.Detail)
 			if line.Diagnostic.Severity == "error" {
 				failures = append(failures, text)
 			} else if !strings.Contains(text, "development overrides") {

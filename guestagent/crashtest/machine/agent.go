@@ -38,8 +38,8 @@ import (
 // systemdVersion is a version that has soft-reboots.
 const systemdVersion = 257
 
-// runAgent is the agent. It continues the refresh of its journal, or begins the requested one, and prints a crashtest.Result
-// when no refresh is in flight. If a signal stops it before, it prints nothing.
+// runAgent is the agent. It continues the refresh of its journal, or begins the requested one, and prints
+// a crashtest.Result when no refresh is in flight. If a signal stops it before, it prints nothing.
 func runAgent(begins bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
@@ -77,7 +77,8 @@ func runAgent(begins bool) error {
 		}
 	}
 	result := crashtest.Result{
-		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(), Error: status.Report.GetError(),
+		Stack: status.Stack, State: string(status.State), Committed: status.Report.GetCommitted(),
+		Error:   status.Report.GetError(),
 		Pending: status.Pending,
 	}
 	if result.Report, err = proto.Marshal(status.Report); err != nil {
@@ -168,15 +169,16 @@ func newEngine() (*refresh.Engine, release.Stack, error) {
 	}
 	return &refresh.Engine{
 		Layers: layers{}, Usr: usr, Etc: live.Etc{}, Units: units{}, System: system{base}, Health: health{},
-		Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs{}, Starter: starter{live.Starter{Units: units{}}},
+		Records: live.Records{Configured: record.Configured, Detaches: record.Detaches}, Blobs: blobs{},
+		Starter: starter{live.Starter{Units: units{}}},
 		Refused: record.Refused, NotSwitched: notSwitched, Operators: operators,
 		Booted: record.Stack, Generation: record.Generation, Agent: boot.AgentUnit,
 		Moved: moved, Network: &live.Network{Record: mounts.NetworkRecord},
 	}, record.Stack, nil
 }
 
-// starter starts a stack. A machine does not go on beyond the request of a kexec, whose kernel another machine pretends to run, so
-// that it does not matter whether the host's kernel could start another one.
+// starter starts a stack. A machine does not go on beyond the request of a kexec, whose kernel another
+// machine pretends to run, so that it does not matter whether the host's kernel could start another one.
 type starter struct{ live.Starter }
 
 // Obstacles implements refresh.Starter.
@@ -220,7 +222,8 @@ func (s system) Kernel() (string, error) {
 }
 
 // Snapshot implements refresh.System.
-func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []string, swapped bool) (impact.Snapshot, error) {
+func (s system) Snapshot(ctx context.Context, changes *impact.Changes, named []string,
+	swapped bool) (impact.Snapshot, error) {
 	snapshot, err := s.System.Snapshot(ctx, changes, named, swapped)
 	if err != nil {
 		return snapshot, err
@@ -419,8 +422,8 @@ func (units) State(context.Context) (string, error) { return "running", nil }
 // Failed implements refresh.Units.
 func (units) Failed(context.Context) ([]string, error) { return nil, nil }
 
-// health carries out checks that are commands of two words. A check is good if /usr has the mark of the release that is the
-// second word.
+// health carries out checks that are commands of two words. A check is good if /usr has the mark of
+// the release that is the second word.
 type health struct{}
 
 // Check implements refresh.Health.

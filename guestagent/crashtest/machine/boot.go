@@ -89,8 +89,8 @@ func pretend(root string, machine crashtest.Machine) error {
 	return nil
 }
 
-// mountInitramfs mounts a tmpfs as the root of an initramfs, and the file systems in it that init mounts first. Its /sys is a
-// tmpfs, too, which shows the disks of this machine only.
+// mountInitramfs mounts a tmpfs as the root of an initramfs, and the file systems in it that init
+// mounts first. Its /sys is a tmpfs, too, which shows the disks of this machine only.
 func mountInitramfs(root string) error {
 	for _, m := range []struct{ path, kind, options string }{
 		{"", "tmpfs", "mode=0755"},
@@ -110,14 +110,15 @@ func mountInitramfs(root string) error {
 	return unix.Mknod(filepath.Join(root, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
 }
 
-// attach attaches the private disk as a loop device, mounts the layers where the agent looks for open layers, and binds this
-// program where boot installs the agent.
+// attach attaches the private disk as a loop device, mounts the layers where the agent looks for
+// open layers, and binds this program where boot installs the agent.
 func attach(root string, machine crashtest.Machine) error {
 	loop, err := openLoop(machine.Disk)
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", machine.Disk, err)
 	}
-	// The descriptor stays open until this process executes init. By then the disk is mounted, which keeps the loop device.
+	// The descriptor stays open until this process executes init. By then the disk is mounted,
+	// which keeps the loop device.
 	var stat unix.Stat_t
 	if err := unix.Fstat(loop, &stat); err != nil {
 		return err
@@ -170,7 +171,8 @@ func bindFile(from, to string) error {
 	return nil
 }
 
-// openLoop attaches a file to a free loop device. The kernel detaches it after its last use (loop(4), LO_FLAGS_AUTOCLEAR).
+// openLoop attaches a file to a free loop device. The kernel detaches it after its last use
+// (loop(4), LO_FLAGS_AUTOCLEAR).
 func openLoop(file string) (device int, err error) {
 	backing, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
@@ -221,8 +223,8 @@ func enter(root string) error {
 	return nil
 }
 
-// softReboot switches to the root that the agent assembled, as systemd does (systemd-soft-reboot.service(8)). If there is
-// none, it does nothing.
+// softReboot switches to the root that the agent assembled, as systemd does
+// (systemd-soft-reboot.service(8)). If there is none, it does nothing.
 func softReboot() error {
 	mounted, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -20,15 +20,15 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/mounts"
 )
 
-// A description shows the content of files up to maxShown bytes, and the digest of files up to maxHashed bytes. A larger file
-// is a program that is the same in all releases.
+// A description shows the content of files up to maxShown bytes, and the digest of files up to
+// maxHashed bytes. A larger file is a program that is the same in all releases.
 const (
 	maxShown  = 1 << 10
 	maxHashed = 1 << 20
 )
 
-// look describes everything in the machine that a refresh changes: the files in /usr and /etc, mount points with two mounts, the
-// agent's records on the private disk, and the programs and the configuration of the services.
+// look describes everything in the machine that a refresh changes: the files in /usr and /etc, mount points with
+// two mounts, the agent's records on the private disk, and the programs and the configuration of the services.
 func (m *manager) look() (string, error) {
 	var text strings.Builder
 	if err := list(&text, "/usr"); err != nil {
@@ -51,8 +51,8 @@ func (m *manager) look() (string, error) {
 		return "", err
 	}
 	for _, entry := range entries {
-		// Names with a dot are drafts of files that were being replaced. A settled carry stays, or not, for the next boot to
-		// undo, and files that a release has replaced stay for the admin.
+		// Names with a dot are drafts of files that were being replaced. A settled carry stays, or
+		// not, for the next boot to undo, and files that a release has replaced stay for the admin.
 		if !strings.HasPrefix(entry.Name(), ".") && entry.Name() != "undo-settled" && entry.Name() != "replaced" {
 			fmt.Fprintln(&text, "state:", entry.Name())
 		}
@@ -105,7 +105,8 @@ func describeBaseline(text io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(text, "baseline of %s, unlisted %v, partial %v, %s\n", baseline.Stack, baseline.Unlisted, baseline.Partial, baseline.Digest())
+	fmt.Fprintf(text, "baseline of %s, unlisted %v, partial %v, %s\n", baseline.Stack, baseline.Unlisted,
+		baseline.Partial, baseline.Digest())
 	return nil
 }
 

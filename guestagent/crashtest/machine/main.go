@@ -1,7 +1,7 @@
 //go:build faults
 
-// Command machine is every program of a machine of package crashtest: it boots the machine, and is its process 1 and its agent.
-// The build tag "faults" gives it failpoints.
+// Command machine is every program of a machine of package crashtest: it boots the machine, and is
+// its process 1 and its agent. The build tag "faults" gives it failpoints.
 package main
 
 import (

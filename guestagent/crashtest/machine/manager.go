@@ -38,7 +38,8 @@ const (
 )
 
 // services are the units that every release has, each with its program. Most releases differ in two of the programs.
-var services = map[string]string{"db.service": "/usr/bin/db", "idle.service": "/usr/bin/idle", "web.service": "/usr/bin/web"}
+var services = map[string]string{"db.service": "/usr/bin/db", "idle.service": "/usr/bin/idle",
+	"web.service": "/usr/bin/web"}
 
 // manager is process 1 of a machine: it runs services and the agent in place of systemd.
 type manager struct {
@@ -121,7 +122,8 @@ func (m *manager) carryOut(order crashtest.Order) (answer crashtest.Answer, err 
 			return answer, err
 		}
 	}
-	pauses := slices.ContainsFunc(order.Arm, func(point string) bool { return strings.HasPrefix(point, failpoint.Pause+" ") })
+	pauses := slices.ContainsFunc(order.Arm,
+		func(point string) bool { return strings.HasPrefix(point, failpoint.Pause+" ") })
 	for agents := 1; ; agents++ {
 		if agents > maxAgents {
 			return answer, fmt.Errorf("%d agents were started", maxAgents)
@@ -174,7 +176,8 @@ func arm(points []string) error {
 	if err := os.MkdirAll(failpoint.Directory, 0o700); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{failpoint.Armed: strings.Join(append(points, ""), "\n"), failpoint.Reached: ""} {
+	for name, text := range map[string]string{failpoint.Armed: strings.Join(append(points, ""), "\n"),
+		failpoint.Reached: ""} {
 		if err := os.WriteFile(filepath.Join(failpoint.Directory, name), []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -183,7 +186,8 @@ func arm(points []string) error {
 }
 
 func removeTriggered() error {
-	if err := os.Remove(filepath.Join(failpoint.Directory, failpoint.Triggered)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(failpoint.Directory, failpoint.Triggered)); err != nil &&
+		!errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -211,8 +215,8 @@ func syncDisk() (err error) {
 	return unix.Syncfs(int(directory.Fd()))
 }
 
-// runAgent runs one agent to its end, and returns nil if it was killed or stopped by a signal. If failpoints pause the agent,
-// it reports each pause to the test.
+// runAgent runs one agent to its end, and returns nil if it was killed or stopped by a signal. If
+// failpoints pause the agent, it reports each pause to the test.
 func (m *manager) runAgent(mode string, pauses bool) (*crashtest.Result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -288,8 +292,8 @@ func (m *manager) reportPause() error {
 	return removeTriggered()
 }
 
-// points reads a list of failpoints, which is empty if there is no file. A line without its end is still being written and
-// does not count.
+// points reads a list of failpoints, which is empty if there is no file. A line without its end is
+// still being written and does not count.
 func points(name string) ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(failpoint.Directory, name))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -105,8 +105,8 @@ func (m *manager) reply(request call) (answer reply, err error) {
 }
 
 const (
-	// startTarget is the target at which a start ends, and unitDirectory has the units of a release. A link in the target's
-	// directory has a unit started.
+	// startTarget is the target at which a start ends, and unitDirectory has the units of a
+	// release. A link in the target's directory has a unit started.
 	startTarget   = "multi-user.target"
 	unitDirectory = "/usr/lib/systemd/system/"
 )
@@ -159,8 +159,8 @@ func (m *manager) startServices() error {
 	return nil
 }
 
-// restartUserland is a soft-reboot: it stops all services, has the agent's program assemble the next root, switches to it and
-// starts all services.
+// restartUserland is a soft-reboot: it stops all services, has the agent's program assemble the
+// next root, switches to it and starts all services.
 func (m *manager) restartUserland() error {
 	m.mutex.Lock()
 	for name, u := range m.units {

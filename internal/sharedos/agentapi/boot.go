@@ -37,9 +37,9 @@ type BootConfig struct {
 	Detaches int `json:"detaches,omitempty"`
 	// Disks are the further disks that have a file system.
 	Disks []MountedDisk `json:"disks,omitempty"`
-	// Changes counts how often the host has defined the VM with another host name, other keys or other disks. So a guest
-	// that was given some of these while it ran knows a definition that came after them, even one that has again what the
-	// one before them had.
+	// Changes counts how often the host has defined the VM with another host name, other keys or
+	// other disks. So a guest that was given some of these while it ran knows a definition that
+	// came after them, even one that has again what the one before them had.
 	Changes int `json:"changes,omitempty"`
 	// Networks are how the guest uses its interfaces, by name, until it takes on its configuration for the first time.
 	Networks map[string]guestconfig.Network `json:"networks,omitempty"`
@@ -69,7 +69,8 @@ const DiskSerialLength = 20
 
 // systemTrees are the trees in which nothing can be mounted: they are the stack's, the kernel's or systemd's.
 var systemTrees = []string{
-	"bin", "boot", "dev", "efi", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run", "sbin", "sys", "tmp", "usr",
+	"bin", "boot", "dev", "efi", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run",
+	"sbin", "sys", "tmp", "usr",
 	"var/lib/dpkg", "var/lib/rpm", "var/lib/sharedos", "var/lock", "var/run",
 }
 
@@ -81,8 +82,10 @@ func CheckMountPoint(path string) error {
 	relative, absolute := strings.CutPrefix(path, "/")
 	switch {
 	case !absolute || relative == "" || filepath.Clean(path) != path || len(path) > 200 ||
-		strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`%"'\$`, r) }):
-		return fmt.Errorf("%q is not a path of at most 200 characters without spaces, quotes and other special ones, such as /srv/data", path)
+		strings.ContainsFunc(path,
+			func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`%"'\$`, r) }):
+		return fmt.Errorf(
+			"%q is not a path of at most 200 characters without spaces, quotes and other special ones, such as /srv/data", path)
 	case slices.Contains(mountedTrees, relative):
 		return fmt.Errorf("%s is a mount of the private disk; use a directory below it", path)
 	}

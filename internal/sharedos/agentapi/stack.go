@@ -36,8 +36,11 @@ func NewStack(stack release.Stack) *Stack {
 // ErrStack for what cannot be one.
 func ParseStack(message *Stack) (release.Stack, error) {
 	layers, components, offered := message.GetLayers(), message.GetComponents(), message.GetOffered()
-	if len(layers) == 0 || len(layers) > release.MaxStackLayers || len(components) > release.MaxComponents || len(offered) > release.MaxOnDemand {
-		return release.Stack{}, fmt.Errorf("%w: %d layers, %d components, %d on demand", ErrStack, len(layers), len(components), len(offered))
+	if len(layers) == 0 || len(layers) > release.MaxStackLayers || len(components) > release.MaxComponents ||
+		len(offered) > release.MaxOnDemand {
+		return release.Stack{},
+			fmt.Errorf("%w: %d layers, %d components, %d on demand", ErrStack, len(layers),
+				len(components), len(offered))
 	}
 	base, err := tree.ParseDigest(message.GetBase())
 	if err != nil {

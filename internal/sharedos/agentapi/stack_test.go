@@ -12,8 +12,9 @@ import (
 
 func TestAStackInAMessageReadsBack(t *testing.T) {
 	stack := release.Stack{
-		ID: tree.Sum([]byte("id")), Base: tree.Sum([]byte("base")), Components: []tree.Digest{tree.Sum([]byte("a")), tree.Sum([]byte("b"))},
-		Layers: []release.Layer{{ID: tree.Sum([]byte("layer")), DataSize: 4096}}, Kernel: "6.12",
+		ID: tree.Sum([]byte("id")), Base: tree.Sum([]byte("base")),
+		Components: []tree.Digest{tree.Sum([]byte("a")), tree.Sum([]byte("b"))},
+		Layers:     []release.Layer{{ID: tree.Sum([]byte("layer")), DataSize: 4096}}, Kernel: "6.12",
 		Prefer: []release.Preference{{Path: "/etc/a", Component: "a"}, {Path: "/usr", Component: "b"}},
 	}
 	read, err := ParseStack(NewStack(stack))

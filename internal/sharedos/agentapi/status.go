@@ -25,7 +25,8 @@ func IsRenewal(step string) bool { return strings.HasPrefix(step, renewal) }
 // comeUp is the step in which everything of a started stack comes up. It is a part of the step "start".
 const comeUp = "come up"
 
-// Timeline returns the steps of a refresh that follow one another, in their order: without those that are parts of others.
+// Timeline returns the steps of a refresh that follow one another, in their order: without those
+// that are parts of others.
 func (r *Report) Timeline() (steps []*Timing) {
 	for _, one := range r.GetTimings() {
 		if !IsRenewal(one.GetStep()) && one.GetStep() != comeUp {

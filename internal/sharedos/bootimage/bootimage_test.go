@@ -43,7 +43,8 @@ func treeOf(t *testing.T, files map[string]string) *tree.Tree {
 		}
 		digest := tree.Sum([]byte(text))
 		contents[digest] = []byte(text)
-		entries = append(entries, tree.Entry{Path: name, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: digest})
+		entries = append(entries,
+			tree.Entry{Path: name, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: digest})
 	}
 	made2, err := tree.New(entries, contents)
 	if err != nil {
@@ -150,8 +151,10 @@ func TestModulesAreDecompressedInLoadOrder(t *testing.T) {
 		"modules": "", "modules/virtio_blk.ko": "virtio_blk",
 		"modules/dm_mod.ko": "dm-mod", "modules/dm_bufio.ko": "dm-bufio", "modules/dm_verity.ko": "dm-verity",
 		"modules/crc.ko": "crc", "modules/erofs.ko": "erofs", "modules/overlay.ko": "overlay",
-		"modules/vsock.ko": "vsock", "modules/vsock_common.ko": "common", "modules/vmw_vsock_virtio_transport.ko": "transport",
-		"modules/failover.ko": "failover", "modules/net_failover.ko": "net_failover", "modules/virtio_net.ko": "virtio_net",
+		"modules/vsock.ko": "vsock", "modules/vsock_common.ko": "common",
+		"modules/vmw_vsock_virtio_transport.ko": "transport",
+		"modules/failover.ko":                   "failover", "modules/net_failover.ko": "net_failover",
+		"modules/virtio_net.ko": "virtio_net",
 		"modules/load-order": strings.Join([]string{
 			"virtio_blk.ko", "dm_mod.ko", "dm_bufio.ko", "dm_verity.ko", "crc.ko", "erofs.ko", "overlay.ko",
 			"vsock.ko", "vsock_common.ko", "vmw_vsock_virtio_transport.ko",
@@ -173,7 +176,8 @@ func TestEverythingThatIsMissingIsNamedAtOnce(t *testing.T) {
 	if !errors.Is(err, ErrKernel) {
 		t.Fatalf("got %v, want ErrKernel", err)
 	}
-	for _, name := range []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs", "ext4", "vmw_vsock_virtio_transport", "virtio_net", "CONFIG_RD_ZSTD=y"} {
+	for _, name := range []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs", "ext4",
+		"vmw_vsock_virtio_transport", "virtio_net", "CONFIG_RD_ZSTD=y"} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%v does not name %s", err, name)
 		}
@@ -210,7 +214,8 @@ func TestClosureLoadsEachModuleOnceAfterItsDependencies(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Module i may depend on modules below i. modules.dep lists indirect dependencies, too, the deepest last.
 		count := rapid.IntRange(1, 12).Draw(t, "modules")
-		index := moduleIndex{paths: map[string]string{}, dependencies: map[string][]string{}, builtin: map[string]bool{}}
+		index := moduleIndex{paths: map[string]string{}, dependencies: map[string][]string{},
+			builtin: map[string]bool{}}
 		file := func(i int) string { return "kernel/m" + string(rune('a'+i)) + ".ko" }
 		reached := make([][]bool, count)
 		var modules []wantedModule
@@ -323,9 +328,10 @@ func TestInitramfsRefusesWhatIsNotAModulesArchive(t *testing.T) {
 		return archive.Bytes()
 	}
 	for name, modules := range map[string][]byte{
-		"empty":                  nil,
-		"no records":             archiveOf(),
-		"not an archive":         []byte("garbage that is longer than one header of a cpio archive, which has one hundred and ten bytes, so that it is read"),
+		"empty":      nil,
+		"no records": archiveOf(),
+		"not an archive": []byte(
+			"garbage that is longer than one header of a cpio archive, which has one hundred and ten bytes, so that it is read"),
 		"another init":           archiveOf(file("init", []byte("x"), 0o755)),
 		"a path that leads out":  archiveOf(file("modules/../init", []byte("x"), 0o755)),
 		"a link among modules":   archiveOf(directory("modules", 0o755), cpio.Symlink("modules/a.ko", "/init")),

@@ -34,9 +34,10 @@ func Initramfs(agent, modules []byte) ([]byte, error) {
 		return nil, fmt.Errorf("write initramfs: %w", err)
 	}
 	var packed bytes.Buffer
-	// With more than one encoder goroutine, the output would depend on the machine. The best level takes ten times as long, for a
-	// twelfth fewer bytes.
-	encoder, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow))
+	// With more than one encoder goroutine, the output would depend on the machine. The best level
+	// takes ten times as long, for a twelfth fewer bytes.
+	encoder, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(zstdWindow))
 	if err != nil {
 		return nil, fmt.Errorf("write initramfs: %w", err)
 	}
@@ -67,7 +68,8 @@ func readModules(archive []byte) ([]cpio.Record, error) {
 			return nil, fmt.Errorf("read modules archive: %w", err)
 		}
 		kind := record.Mode & cpio.S_IFMT
-		inside := record.Name == modulesDir && kind == cpio.S_IFDIR || path.Dir(record.Name) == modulesDir && kind == cpio.S_IFREG
+		inside := record.Name == modulesDir && kind == cpio.S_IFDIR ||
+			path.Dir(record.Name) == modulesDir && kind == cpio.S_IFREG
 		if !inside {
 			return nil, fmt.Errorf("read modules archive: %q does not belong in it", record.Name)
 		}

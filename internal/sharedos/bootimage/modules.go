@@ -147,7 +147,8 @@ func readModule(t *tree.Tree, name string) ([]byte, error) {
 		plain, err = gzip.NewReader(plain)
 	case ".zst":
 		var decoder *zstd.Decoder
-		if decoder, err = zstd.NewReader(plain, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxModule)); err == nil {
+		if decoder, err = zstd.NewReader(plain, zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderMaxMemory(maxModule)); err == nil {
 			defer decoder.Close()
 			plain = decoder
 		}

@@ -54,7 +54,8 @@ type Conflict struct {
 }
 
 func (c *Conflict) Error() string {
-	return fmt.Sprintf("%s: component %q has %s, component %q has %s", c.What, c.First, c.FirstMakes, c.Second, c.SecondMakes)
+	return fmt.Sprintf("%s: component %q has %s, component %q has %s", c.What, c.First,
+		c.FirstMakes, c.Second, c.SecondMakes)
 }
 
 // Unwrap implements errors.Is.
@@ -69,10 +70,10 @@ type Parts struct {
 	Prefer []release.Preference
 	// Joining is laid over all of them; nil if there is none.
 	Joining *Joining
-	// StandIns are of components that the VM can attach by itself. They are laid over the base, in this order, and below
-	// Components, so that a component wins. Where two have a file, the last one is shown: the file is one of a package
-	// that both components have, and any of them brings it. (What is not the same in both is a conflict in the stack that
-	// has both.)
+	// StandIns are of components that the VM can attach by itself. They are laid over the base, in
+	// this order, and below Components, so that a component wins. Where two have a file, the last
+	// one is shown: the file is one of a package that both components have, and any of them brings
+	// it. (What is not the same in both is a conflict in the stack that has both.)
 	StandIns []StandIn
 }
 
@@ -80,8 +81,8 @@ type Parts struct {
 type StandIn struct {
 	// Component is the release that is attached when the component is used.
 	Component release.Identified
-	// Release is the release of its stand-in layer, whose contents list is that of the base with the stand-ins. It may be
-	// zero for Check, as long as it is not made.
+	// Release is the release of its stand-in layer, whose contents list is that of the base with
+	// the stand-ins. It may be zero for Check, as long as it is not made.
 	Release release.Identified
 }
 
@@ -110,16 +111,17 @@ type Joining struct {
 // Lists opens the contents list of a release.
 type Lists func(release.Identified) (io.ReadCloser, error)
 
-// Compose checks that the parts go together and describes the stack that they make. If the contents list of the stack
-// is none of the parts', it is returned, too. Lists are opened only for two components or more, for stand-ins, and for what a component needs.
-// Errors that the user can mend match ErrStack.
+// Compose checks that the parts go together and describes the stack that they make. If the contents list
+// of the stack is none of the parts', it is returned, too. Lists are opened only for two components or
+// more, for stand-ins, and for what a component needs. Errors that the user can mend match ErrStack.
 func Compose(parts Parts, lists Lists) (_ *release.StackManifest, merged []byte, err error) {
 	if err := parts.Check(); err != nil {
 		return nil, nil, err
 	}
 	for _, one := range parts.StandIns {
 		if one.Release.Manifest == nil {
-			return nil, nil, fmt.Errorf("compose a stack: the stand-in layer of component %q is not given", one.Component.Manifest.Name)
+			return nil, nil, fmt.Errorf("compose a stack: the stand-in layer of component %q is not given",
+				one.Component.Manifest.Name)
 		}
 	}
 	if err := parts.checkNeeds(lists); err != nil {
@@ -208,7 +210,8 @@ func (p Parts) layers() []release.Layer {
 func (p Parts) Check() error {
 	base := p.Base.Manifest
 	if base.Kind != release.Base {
-		return fmt.Errorf("%w: release %s is release %d of %s %q; give a release of a base as the base", ErrKind, p.Base.ID, base.Sequence, base.Kind, base.Name)
+		return fmt.Errorf("%w: release %s is release %d of %s %q; give a release of a base as the base", ErrKind,
+			p.Base.ID, base.Sequence, base.Kind, base.Name)
 	}
 	if base.Kernel == nil {
 		return fmt.Errorf("%w: base release %s has no kernel", ErrStack, p.Base.ID)
@@ -217,7 +220,8 @@ func (p Parts) Check() error {
 		return fmt.Errorf("%w: it has %d components, and a VM can have %d", ErrTooMany, n, release.MaxComponents)
 	}
 	if n := len(p.StandIns); n > release.MaxOnDemand {
-		return fmt.Errorf("%w: it has %d components on demand, and a VM can have %d; attach some of them always", ErrTooMany, n, release.MaxOnDemand)
+		return fmt.Errorf("%w: it has %d components on demand, and a VM can have %d; attach some of them always",
+			ErrTooMany, n, release.MaxOnDemand)
 	}
 	all := slices.Clone(p.Components)
 	for _, one := range p.StandIns {
@@ -240,11 +244,13 @@ func (p Parts) Check() error {
 	}
 	for _, one := range p.Prefer {
 		if !slices.ContainsFunc(all, func(c release.Identified) bool { return c.Manifest.Name == one.Component }) {
-			return fmt.Errorf("%w: component %q is preferred at %s, and is not among the components", ErrPrefer, one.Component, one.Path)
+			return fmt.Errorf("%w: component %q is preferred at %s, and is not among the components",
+				ErrPrefer, one.Component, one.Path)
 		}
 	}
 	if n := len(p.layers()) + toMake; n > release.MaxStackLayers {
-		return fmt.Errorf("%w: base, components and stand-ins have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
+		return fmt.Errorf(
+			"%w: base, components and stand-ins have %d layers together, and a VM can have %d; a smaller max_layers of the provider has the next release of the base stand on fewer layers",
 			ErrTooMany, n, release.MaxStackLayers)
 	}
 	return nil
@@ -253,9 +259,12 @@ func (p Parts) Check() error {
 // checkStandIn checks that a release is a stand-in layer on the base. Its maker takes care that it is the component's.
 func (p Parts) checkStandIn(one StandIn) error {
 	base, m := p.Base.Manifest, one.Release.Manifest
-	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID || m.Architecture != base.Architecture || len(m.Layers) != 1 {
-		return fmt.Errorf("%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
-			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name, p.Base.ID, base.Architecture)
+	if m.Kind != release.StandIn || m.BuiltOn != p.Base.ID ||
+		m.Architecture != base.Architecture || len(m.Layers) != 1 {
+		return fmt.Errorf(
+			"%w: release %s is of %s %q on %s for %s, and not the stand-in layer of component %q on base release %s for %s",
+			ErrKind, one.Release.ID, m.Kind, m.Name, m.BuiltOn, m.Architecture, one.Component.Manifest.Name,
+			p.Base.ID, base.Architecture)
 	}
 	return nil
 }
@@ -265,15 +274,19 @@ func (p Parts) checkComponent(one release.Identified, below []release.Identified
 	base, m := p.Base.Manifest, one.Manifest
 	switch {
 	case m.Kind != release.Component:
-		return fmt.Errorf("%w: release %s is release %d of %s %q; give releases of components as components", ErrKind, one.ID, m.Sequence, m.Kind, m.Name)
+		return fmt.Errorf("%w: release %s is release %d of %s %q; give releases of components as components", ErrKind,
+			one.ID, m.Sequence, m.Kind, m.Name)
 	case m.BuiltOn != p.Base.ID:
-		return fmt.Errorf("%w: release %d of component %q was built on base release %s, and the stack has release %d of base %q, %s; "+
-			"build the component on this release, or give the base release that it was built on",
+		return fmt.Errorf(
+			"%w: release %d of component %q was built on base release %s, and the stack has release %d of base %q, "+
+				"%s; build the component on this release, or give the base release that it was built on",
 			ErrBuiltOn, m.Sequence, m.Name, m.BuiltOn, base.Sequence, base.Name, p.Base.ID)
 	case m.Architecture != base.Architecture:
-		return fmt.Errorf("%w: component %q is for %s, and base %q for %s", ErrArchitecture, m.Name, m.Architecture, base.Name, base.Architecture)
+		return fmt.Errorf("%w: component %q is for %s, and base %q for %s", ErrArchitecture, m.Name, m.Architecture,
+			base.Name, base.Architecture)
 	}
-	twice := slices.IndexFunc(below, func(other release.Identified) bool { return other.ID == one.ID || other.Manifest.Name == m.Name })
+	twice := slices.IndexFunc(below,
+		func(other release.Identified) bool { return other.ID == one.ID || other.Manifest.Name == m.Name })
 	if twice >= 0 {
 		return fmt.Errorf("%w: component %q, releases %s and %s", ErrTwice, m.Name, below[twice].ID, one.ID)
 	}

@@ -66,7 +66,8 @@ func base() *release.Manifest {
 	blob := release.Blob{Digest: tree.Sum([]byte("kernel")), Size: 1}
 	return &release.Manifest{
 		Schema: release.Schema, Kind: release.Base, Name: "debian-13", Sequence: 1, Architecture: "amd64", OS: "Debian",
-		Layers: []release.Layer{layerOf("base", false)}, Kernel: &release.Kernel{Release: "6.12", Image: blob, Modules: blob},
+		Layers:   []release.Layer{layerOf("base", false)},
+		Kernel:   &release.Kernel{Release: "6.12", Image: blob, Modules: blob},
 		Packages: []release.Package{{Name: "libc6", Version: "2.41"}},
 		Users:    map[string]uint32{"root": 0, "www-data": 33}, Groups: map[string]uint32{"root": 0, "www-data": 33},
 	}
@@ -75,7 +76,8 @@ func base() *release.Manifest {
 // component is one on a base, with what the base has and what add adds to that.
 func component(on release.Identified, name string, add func(*release.Manifest)) *release.Manifest {
 	m := &release.Manifest{
-		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: 1, BuiltOn: on.ID, Architecture: "amd64", OS: "Debian",
+		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: 1, BuiltOn: on.ID,
+		Architecture: "amd64", OS: "Debian",
 		Layers: []release.Layer{layerOf(name, true)}, Packages: slices.Clone(on.Manifest.Packages),
 		Users: maps.Clone(on.Manifest.Users), Groups: maps.Clone(on.Manifest.Groups),
 	}
@@ -90,7 +92,8 @@ func component(on release.Identified, name string, add func(*release.Manifest)) 
 func entriesOf(files map[string]string) []tree.Entry {
 	all := map[string]tree.Entry{tree.Root: {Path: tree.Root, Type: tree.Directory, Mode: 0o755}}
 	for path, text := range files {
-		entry := tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+		entry := tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)),
+			Digest: tree.Sum([]byte(text))}
 		if directory, is := strings.CutSuffix(path, "/"); is {
 			entry = tree.Entry{Path: directory, Type: tree.Directory}
 			_, _ = fmt.Sscanf(text, "%o", &entry.Mode)
@@ -129,8 +132,10 @@ func TestABaseAloneIsAStack(t *testing.T) {
 	}
 	m := one.Manifest
 	want := &release.StackManifest{
-		Schema: release.StackSchema, Base: release.Member{ID: one.ID, Name: "debian-13", Sequence: 1}, Architecture: "amd64", OS: "Debian",
-		Layers: m.Layers, Contents: m.Contents, Kernel: *m.Kernel, Packages: m.Packages, Users: m.Users, Groups: m.Groups,
+		Schema: release.StackSchema, Base: release.Member{ID: one.ID, Name: "debian-13", Sequence: 1},
+		Architecture: "amd64", OS: "Debian",
+		Layers: m.Layers, Contents: m.Contents, Kernel: *m.Kernel, Packages: m.Packages,
+		Users: m.Users, Groups: m.Groups,
 	}
 	if diff := cmp.Diff(want, stack); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -160,7 +165,8 @@ func TestOneComponentNeedsNoMerging(t *testing.T) {
 	if err != nil || merged != nil {
 		t.Fatal(merged, err)
 	}
-	if stack.Contents != nginx.Manifest.Contents || len(stack.Packages) != 2 || len(stack.Layers) != 2 || stack.Components[0].ID != nginx.ID {
+	if stack.Contents != nginx.Manifest.Contents || len(stack.Packages) != 2 || len(stack.Layers) != 2 ||
+		stack.Components[0].ID != nginx.ID {
 		t.Errorf("composed %+v", stack)
 	}
 }
@@ -183,28 +189,32 @@ func TestTwoComponentsAreOneTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := entriesOf(map[string]string{"usr/bin/sh": "new shell", "usr/bin/a": "program a", "usr/bin/b": "program b", "etc/both": "1"})
+	want := entriesOf(map[string]string{"usr/bin/sh": "new shell", "usr/bin/a": "program a",
+		"usr/bin/b": "program b", "etc/both": "1"})
 	if diff := cmp.Diff(want, w.read(merged)); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	if stack.Contents.Digest != tree.Sum(merged) || stack.Contents.Size != int64(len(merged)) {
 		t.Errorf("it names %+v", stack.Contents)
 	}
-	packages := []release.Package{{Name: "apt", Version: "3"}, {Name: "libc6", Version: "2.41"}, {Name: "zlib", Version: "1"}}
+	packages := []release.Package{{Name: "apt", Version: "3"}, {Name: "libc6", Version: "2.41"},
+		{Name: "zlib", Version: "1"}}
 	if diff := cmp.Diff(packages, stack.Packages); diff != "" {
 		t.Errorf("packages: -want +got\n%s", diff)
 	}
 	if users := map[string]uint32{"root": 0, "www-data": 33, "a": 100, "b": 101}; !maps.Equal(users, stack.Users) {
 		t.Errorf("users are %v", stack.Users)
 	}
-	if want := []release.Layer{layerOf("base", false), layerOf("a", true), shared, layerOf("b", true)}; !slices.Equal(want, stack.Layers) {
+	if want := []release.Layer{layerOf("base", false), layerOf("a", true), shared,
+		layerOf("b", true)}; !slices.Equal(want, stack.Layers) {
 		t.Errorf("layers are %v", stack.Layers)
 	}
 }
 
 // What two packages write together must not be hidden by the one that is laid over the other.
 func TestTwoComponentsConflict(t *testing.T) {
-	files := map[string]string{"usr/lib/dpkg/status": "libc6", "etc/passwd": "root", "usr/share/d/x": "x", "usr/share/d/y": "y", "usr/file": "f"}
+	files := map[string]string{"usr/lib/dpkg/status": "libc6", "etc/passwd": "root", "usr/share/d/x": "x",
+		"usr/share/d/y": "y", "usr/file": "f"}
 	with := func(changes map[string]string) map[string]string {
 		all := maps.Clone(files)
 		for path, text := range changes {
@@ -221,49 +231,64 @@ func TestTwoComponentsConflict(t *testing.T) {
 		what, first string
 	}{
 		"the package database": {
-			a: map[string]string{"usr/lib/dpkg/status": "libc6 postgresql"}, b: map[string]string{"usr/lib/dpkg/status": "libc6 redis"},
+			a:    map[string]string{"usr/lib/dpkg/status": "libc6 postgresql"},
+			b:    map[string]string{"usr/lib/dpkg/status": "libc6 redis"},
 			what: "/usr/lib/dpkg/status",
 		},
 		"accounts": {a: map[string]string{"etc/passwd": "root postgres"}, b: map[string]string{"etc/passwd": "root redis"}, what: "/etc/passwd"},
 		"a file that one removes and one changes": {
-			a: map[string]string{"usr/share/d/x": ""}, b: map[string]string{"usr/share/d/x": "changed"}, what: "/usr/share/d/x",
+			a: map[string]string{"usr/share/d/x": ""},
+			b: map[string]string{"usr/share/d/x": "changed"}, what: "/usr/share/d/x",
 		},
-		"a new file of both":            {a: map[string]string{"usr/new": "1"}, b: map[string]string{"usr/new": "2"}, what: "/usr/new"},
-		"a directory and a file":        {a: map[string]string{"usr/new/file": "1"}, b: map[string]string{"usr/new": "2"}, what: "/usr/new"},
-		"a directory that one removes":  {a: map[string]string{"usr/share/d/x": "", "usr/share/d/y": ""}, b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d"},
-		"a directory that one replaces": {a: map[string]string{"usr/share/d/x": "", "usr/share/d/y": "", "usr/share/d": "file"}, b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d"},
+		"a new file of both": {a: map[string]string{"usr/new": "1"},
+			b: map[string]string{"usr/new": "2"}, what: "/usr/new"},
+		"a directory and a file": {a: map[string]string{"usr/new/file": "1"},
+			b: map[string]string{"usr/new": "2"}, what: "/usr/new"},
+		"a directory that one removes": {a: map[string]string{"usr/share/d/x": "", "usr/share/d/y": ""},
+			b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d"},
+		"a directory that one replaces": {a: map[string]string{"usr/share/d/x": "", "usr/share/d/y": "",
+			"usr/share/d": "file"}, b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d"},
 		"a mode that the layer above does not know": {
-			a: map[string]string{"usr/share/d/": "0700"}, b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d",
+			a: map[string]string{"usr/share/d/": "0700"},
+			b: map[string]string{"usr/share/d/z": "z"}, what: "/usr/share/d",
 		},
 		"the mode of a directory of the top level": {a: map[string]string{"usr/": "0700"}, b: map[string]string{"etc/new": "z"}, what: "/usr"},
 		"additions that the layer above hides": {
-			a: map[string]string{"usr/share/d/z": "z"}, b: map[string]string{"usr/share/d/x": "", "usr/share/d/y": "", "usr/share/d/": "0755"}, what: "/usr/share/d/z",
+			a:    map[string]string{"usr/share/d/z": "z"},
+			b:    map[string]string{"usr/share/d/x": "", "usr/share/d/y": "", "usr/share/d/": "0755"},
+			what: "/usr/share/d/z",
 		},
 		"a package": {
-			addA: func(m *release.Manifest) { m.Packages[0].Version = "2.42" }, addB: func(m *release.Manifest) { m.Packages[0].Version = "2.43" },
+			addA: func(m *release.Manifest) { m.Packages[0].Version = "2.42" },
+			addB: func(m *release.Manifest) { m.Packages[0].Version = "2.43" },
 			what: "package libc6",
 		},
 		"an account": {
-			addA: func(m *release.Manifest) { m.Users["app"] = 100 }, addB: func(m *release.Manifest) { m.Users["app"] = 101 }, what: "user app",
+			addA: func(m *release.Manifest) { m.Users["app"] = 100 },
+			addB: func(m *release.Manifest) { m.Users["app"] = 101 }, what: "user app",
 		},
 		"an account that one of them removes": {
-			addA: func(m *release.Manifest) { delete(m.Users, "www-data") }, addB: func(m *release.Manifest) { m.Users["www-data"] = 34 },
+			addA: func(m *release.Manifest) { delete(m.Users, "www-data") },
+			addB: func(m *release.Manifest) { m.Users["www-data"] = 34 },
 			what: "user www-data", first: "removed it",
 		},
 		"an account's number": {
-			addA: func(m *release.Manifest) { m.Groups["postgres"] = 100 }, addB: func(m *release.Manifest) { m.Groups["redis"] = 100 }, what: "group number 100",
+			addA: func(m *release.Manifest) { m.Groups["postgres"] = 100 },
+			addB: func(m *release.Manifest) { m.Groups["redis"] = 100 }, what: "group number 100",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			one := w.put(base(), files)
-			a, b := w.put(component(one, "a", test.addA), with(test.a)), w.put(component(one, "b", test.addB), with(test.b))
+			a, b := w.put(component(one, "a", test.addA), with(test.a)),
+				w.put(component(one, "b", test.addB), with(test.b))
 			_, _, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b}}, w.open)
 			var conflict *compose.Conflict
 			if !errors.As(err, &conflict) || !errors.Is(err, compose.ErrConflict) || !errors.Is(err, compose.ErrStack) {
 				t.Fatalf("got %v", err)
 			}
-			if names := []string{conflict.First, conflict.Second}; conflict.What != test.what || !slices.Contains(names, "a") || !slices.Contains(names, "b") {
+			if names := []string{conflict.First, conflict.Second}; conflict.What != test.what ||
+				!slices.Contains(names, "a") || !slices.Contains(names, "b") {
 				t.Errorf("it says %v", err)
 			}
 			if test.first != "" && conflict.FirstMakes != test.first {
@@ -271,10 +296,12 @@ func TestTwoComponentsConflict(t *testing.T) {
 			}
 			// A joining layer settles it.
 			joined := w.put(component(one, "joined", nil), with(test.a))
-			stack, merged, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b}, Joining: &compose.Joining{
-				Layer: layerOf("joining", true), Contents: joined.Manifest.Contents, Users: one.Manifest.Users,
-			}}, nil)
-			if err != nil || merged != nil || stack.Contents != joined.Manifest.Contents || stack.Layers[len(stack.Layers)-1] != layerOf("joining", true) {
+			stack, merged, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b},
+				Joining: &compose.Joining{
+					Layer: layerOf("joining", true), Contents: joined.Manifest.Contents, Users: one.Manifest.Users,
+				}}, nil)
+			if err != nil || merged != nil || stack.Contents != joined.Manifest.Contents ||
+				stack.Layers[len(stack.Layers)-1] != layerOf("joining", true) {
 				t.Errorf("with a joining layer: %+v, %v", stack, err)
 			}
 		})
@@ -308,15 +335,22 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 		want  error
 		says  []string
 	}{
-		"a base as a component":   {compose.Parts{Base: one, Components: []release.Identified{two}}, compose.ErrKind, []string{two.ID.String(), `base "debian-13"`}},
+		"a base as a component": {compose.Parts{Base: one, Components: []release.Identified{two}}, compose.ErrKind,
+			[]string{two.ID.String(), `base "debian-13"`}},
 		"a component as the base": {compose.Parts{Base: nginx}, compose.ErrKind, []string{nginx.ID.String(), `component "nginx"`}},
 		"a component of another base release": {
-			compose.Parts{Base: two, Components: []release.Identified{nginx}}, compose.ErrBuiltOn, []string{`"nginx"`, one.ID.String(), two.ID.String()},
+			compose.Parts{Base: two, Components: []release.Identified{nginx}}, compose.ErrBuiltOn,
+			[]string{`"nginx"`, one.ID.String(), two.ID.String()},
 		},
-		"a component twice":              {compose.Parts{Base: one, Components: []release.Identified{nginx, nginx}}, compose.ErrTwice, []string{`"nginx"`}},
-		"two releases of one component":  {compose.Parts{Base: one, Components: []release.Identified{nginx, newer}}, compose.ErrTwice, []string{nginx.ID.String(), newer.ID.String()}},
-		"another architecture":           {compose.Parts{Base: one, Components: []release.Identified{plain("arm", func(m *release.Manifest) { m.Architecture = "arm64" })}}, compose.ErrArchitecture, []string{"arm64", "amd64"}},
-		"more components than a VM has":  {compose.Parts{Base: one, Components: many(17, 1)}, compose.ErrTooMany, []string{"17 components", "16"}},
+		"a component twice": {compose.Parts{Base: one, Components: []release.Identified{nginx, nginx}},
+			compose.ErrTwice, []string{`"nginx"`}},
+		"two releases of one component": {compose.Parts{Base: one, Components: []release.Identified{nginx, newer}},
+			compose.ErrTwice, []string{nginx.ID.String(), newer.ID.String()}},
+		"another architecture": {compose.Parts{Base: one,
+			Components: []release.Identified{plain("arm", func(m *release.Manifest) { m.Architecture = "arm64" })}},
+			compose.ErrArchitecture, []string{"arm64", "amd64"}},
+		"more components than a VM has": {compose.Parts{Base: one, Components: many(17, 1)}, compose.ErrTooMany,
+			[]string{"17 components", "16"}},
 		"more layers than a VM can have": {compose.Parts{Base: one, Components: many(12, 2)}, compose.ErrTooMany, []string{"25 layers", "24"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -339,7 +373,8 @@ func TestWhatDoesNotGoTogether(t *testing.T) {
 func TestAListThatIsNotTheReleasesIsAnError(t *testing.T) {
 	w := newWorld(t)
 	one := w.put(base(), map[string]string{"usr/bin/sh": "shell"})
-	a, b := w.put(component(one, "a", nil), map[string]string{"usr/a": "a"}), w.put(component(one, "b", nil), map[string]string{"usr/b": "b"})
+	a, b := w.put(component(one, "a", nil), map[string]string{"usr/a": "a"}),
+		w.put(component(one, "b", nil), map[string]string{"usr/b": "b"})
 	w.lists[a.Manifest.Contents.Digest] = w.lists[b.Manifest.Contents.Digest]
 	_, merged, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b}}, w.open)
 	if !errors.Is(err, release.ErrContents) || errors.Is(err, compose.ErrStack) || merged != nil {
@@ -420,7 +455,8 @@ func TestAComponentMustNotReuseTheNumberOfAnAccountOfTheBase(t *testing.T) {
 	a, b := w.put(component(one, "a", reuse), files), w.put(component(one, "b", nil), files)
 	_, _, err := compose.Compose(compose.Parts{Base: one, Components: []release.Identified{a, b}}, w.open)
 	var conflict *compose.Conflict
-	if !errors.As(err, &conflict) || conflict.What != "user number 33" || conflict.FirstMakes != "www-data" || conflict.SecondMakes != "app" {
+	if !errors.As(err, &conflict) || conflict.What != "user number 33" || conflict.FirstMakes != "www-data" ||
+		conflict.SecondMakes != "app" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -47,7 +47,8 @@ type addition struct {
 // mergeContents writes the contents list of the whole stack.
 func (p Parts) mergeContents(lists Lists, w io.Writer) (release.Blob, error) {
 	m := &merging{
-		out: release.NewContentsWriter(w), absent: map[string]int{}, modified: map[string]set{}, children: map[string]set{},
+		out: release.NewContentsWriter(w), absent: map[string]int{}, modified: map[string]set{},
+		children: map[string]set{},
 		replaced: map[string]set{}, added: map[string]addition{},
 	}
 	for _, component := range p.Components {
@@ -64,7 +65,8 @@ func (p Parts) mergeContents(lists Lists, w io.Writer) (release.Blob, error) {
 
 // visit reads the lists of the base and the components side by side. It calls each for every path of any of them, in
 // their order, with what the base has there and what each component has; nil for nothing.
-func (p Parts) visit(lists Lists, each func(path string, base *tree.Entry, components []*tree.Entry) error) (err error) {
+func (p Parts) visit(lists Lists,
+	each func(path string, base *tree.Entry, components []*tree.Entry) error) (err error) {
 	var sides []*side
 	for _, one := range append([]release.Identified{p.Base}, p.Components...) {
 		list, openErr := lists(one)
@@ -178,7 +180,8 @@ func (m *merging) path(path string, base *tree.Entry, components []*tree.Entry) 
 }
 
 // decide tells what is at the path in the stack, and which components changed it to that.
-func (m *merging) decide(path string, base *tree.Entry, components []*tree.Entry) (result *tree.Entry, changed set, err error) {
+func (m *merging) decide(path string, base *tree.Entry,
+	components []*tree.Entry) (result *tree.Entry, changed set, err error) {
 	result = base
 	for i, own := range components {
 		if Same(base, own) {
@@ -217,7 +220,8 @@ func (m *merging) checkDirectories(path string, base, result *tree.Entry, change
 	for at := path; at != tree.Root; {
 		at = tree.Parent(at)
 		if by, has := m.modified[at]; has && changed.top() > by.top() {
-			return m.conflict(at, by.top(), changed.top(), "another directory than the base", "the base's directory, and changes "+shown(path))
+			return m.conflict(at, by.top(), changed.top(), "another directory than the base",
+				"the base's directory, and changes "+shown(path))
 		}
 	}
 	return nil
@@ -259,7 +263,8 @@ func EntryText(e *tree.Entry) string {
 	case tree.Directory:
 		return fmt.Sprintf("a directory (mode %04o, owner %d:%d)", e.Mode, e.UID, e.GID)
 	case tree.Regular:
-		return fmt.Sprintf("a file of %d bytes (mode %04o, owner %d:%d, SHA-256 %.12s…)", e.Size, e.Mode, e.UID, e.GID, e.Digest.Hex())
+		return fmt.Sprintf("a file of %d bytes (mode %04o, owner %d:%d, SHA-256 %.12s…)", e.Size, e.Mode,
+			e.UID, e.GID, e.Digest.Hex())
 	case tree.Symlink:
 		return fmt.Sprintf("a link to %q", e.Link)
 	default:

@@ -36,19 +36,21 @@ func (p Parts) checkNeeds(lists Lists) error {
 		for _, need := range component.Manifest.Needs {
 			for _, library := range need.Libraries {
 				if !names[library] {
-					return fmt.Errorf("%w: component %q: /%s needs the library %s", ErrNeeds, component.Manifest.Name, need.File, library)
+					return fmt.Errorf("%w: component %q: /%s needs the library %s", ErrNeeds,
+						component.Manifest.Name, need.File, library)
 				}
 			}
 			if program := need.Program; program != "" && !hasProgram(program, names, paths) {
-				return fmt.Errorf("%w: component %q: /%s is to be run by %s", ErrNeeds, component.Manifest.Name, need.File, program)
+				return fmt.Errorf("%w: component %q: /%s is to be run by %s", ErrNeeds,
+					component.Manifest.Name, need.File, program)
 			}
 		}
 	}
 	return nil
 }
 
-// hasProgram reports whether there is a program: at an absolute path, below /usr as well where the root has links to there, or
-// anywhere under a name.
+// hasProgram reports whether there is a program: at an absolute path, below /usr as well where the
+// root has links to there, or anywhere under a name.
 func hasProgram(program string, names, paths map[string]bool) bool {
 	at, absolute := strings.CutPrefix(program, "/")
 	return !absolute && names[program] || absolute && (paths[at] || paths["usr/"+at])

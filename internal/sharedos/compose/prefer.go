@@ -50,7 +50,8 @@ func Settle(path string, rivals []Rival, prefer []release.Preference) (winner in
 	return winner, by, nil
 }
 
-// conflicting returns two rivals that make different things of a path, unless packages of both do; nil if there are none.
+// conflicting returns two rivals that make different things of a path, unless packages of both do;
+// nil if there are none.
 func conflicting(rivals []Rival) (first, second *Rival) {
 	for j := range rivals {
 		for i := range rivals[:j] {

@@ -27,18 +27,30 @@ func TestWhoDecidesAboutAPath(t *testing.T) {
 		used   bool
 		fails  bool
 	}{
-		"packages alone":                          {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("2")}}, want: compose.ByPackages},
-		"packages alone, and a preference":        {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("2")}}, prefer: prefer("/usr", "redis"), want: compose.ByPackages},
-		"one component":                           {rivals: []compose.Rival{{site, has("1")}}, prefer: prefer("/usr", "nginx")},
-		"the same":                                {rivals: []compose.Rival{{nginx, has("1")}, {site, has("1")}}, prefer: prefer("/usr", "nginx"), want: 1},
-		"another content":                         {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}}, fails: true},
-		"removed by one":                          {rivals: []compose.Rival{{nginx, has("1")}, {site, nil}}, fails: true},
-		"the file of files":                       {rivals: []compose.Rival{{nginx, has("1")}, {site, nil}}, prefer: prefer("/usr/a/b", "site"), want: 1, used: true},
-		"the file of packages":                    {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}}, prefer: prefer("/usr/a", "nginx"), want: compose.ByPackages, used: true},
-		"a preference for who has nothing there":  {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}}, prefer: prefer("/usr/a/b", "redis"), fails: true},
-		"a preference elsewhere":                  {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}}, prefer: prefer("/usr/a/bc", "site"), fails: true},
-		"a preference below":                      {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}}, prefer: prefer("/usr/a/b/c", "site"), fails: true},
-		"the third of three":                      {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("1")}, {site, has("2")}}, prefer: prefer("/usr", "site"), want: 2, used: true},
+		"packages alone": {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("2")}},
+			want: compose.ByPackages},
+		"packages alone, and a preference": {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("2")}},
+			prefer: prefer("/usr", "redis"), want: compose.ByPackages},
+		"one component": {rivals: []compose.Rival{{site, has("1")}},
+			prefer: prefer("/usr", "nginx")},
+		"the same": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("1")}},
+			prefer: prefer("/usr", "nginx"), want: 1},
+		"another content": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}},
+			fails: true},
+		"removed by one": {rivals: []compose.Rival{{nginx, has("1")}, {site, nil}},
+			fails: true},
+		"the file of files": {rivals: []compose.Rival{{nginx, has("1")}, {site, nil}},
+			prefer: prefer("/usr/a/b", "site"), want: 1, used: true},
+		"the file of packages": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}},
+			prefer: prefer("/usr/a", "nginx"), want: compose.ByPackages, used: true},
+		"a preference for who has nothing there": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}},
+			prefer: prefer("/usr/a/b", "redis"), fails: true},
+		"a preference elsewhere": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}},
+			prefer: prefer("/usr/a/bc", "site"), fails: true},
+		"a preference below": {rivals: []compose.Rival{{nginx, has("1")}, {site, has("2")}},
+			prefer: prefer("/usr/a/b/c", "site"), fails: true},
+		"the third of three": {rivals: []compose.Rival{{nginx, has("1")}, {redis, has("1")},
+			{site, has("2")}}, prefer: prefer("/usr", "site"), want: 2, used: true},
 		"two of files that agree against package": {rivals: []compose.Rival{{site, has("1")}, {of("other", "oci:1"), has("1")}, {nginx, has("2")}}, fails: true},
 	} {
 		got, by, err := compose.Settle("usr/a/b", test.rivals, test.prefer)
@@ -60,10 +72,12 @@ func TestPreferencesThatSettleNothingAreKnown(t *testing.T) {
 	one := w.put(base(), map[string]string{"usr/x": "0", "usr/y": "0"})
 	a := w.put(component(one, "a", nil), map[string]string{"usr/x": "1", "usr/y": "0", "usr/a": "a"})
 	b := w.put(component(one, "b", nil), map[string]string{"usr/x": "2", "usr/y": "0"})
-	prefer := []release.Preference{{Path: "/etc", Component: "a"}, {Path: "/usr/a", Component: "a"}, {Path: "/usr/x", Component: "b"}}
+	prefer := []release.Preference{{Path: "/etc", Component: "a"}, {Path: "/usr/a", Component: "a"},
+		{Path: "/usr/x", Component: "b"}}
 	parts := compose.Parts{Base: one, Components: []release.Identified{a, b}, Prefer: prefer}
 	used, unused, err := parts.Preferences(w.open)
-	if diff := cmp.Diff([][]release.Preference{prefer[2:], prefer[:2]}, [][]release.Preference{used, unused}); err != nil || diff != "" {
+	if diff := cmp.Diff([][]release.Preference{prefer[2:], prefer[:2]},
+		[][]release.Preference{used, unused}); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	parts.Components = parts.Components[:1]

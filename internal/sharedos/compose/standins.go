@@ -17,8 +17,8 @@ import (
 // withStandIns returns the contents list of the whole stack. rest is the merged list of what the stack has without the
 // stand-ins; nil if that is the list of a release.
 //
-// What a layer hides below it depends on all entries of a directory. So we compute what the layers show in the directories
-// with stand-ins, and add the stand-ins among that to the rest.
+// What a layer hides below it depends on all entries of a directory. So we compute what the layers
+// show in the directories with stand-ins, and add the stand-ins among that to the rest.
 func (p Parts) withStandIns(lists Lists, rest []byte) ([]byte, error) {
 	if p.Joining != nil && p.Joining.Release.Manifest == nil {
 		return nil, errors.New("compose a stack with stand-ins: the release of the joining layer is not given")
@@ -81,7 +81,8 @@ func (p Parts) standIns(lists Lists) (madeBy, error) {
 					if was != nil {
 						return fmt.Errorf("it changes %s of the base, which stand-ins do not", shown(path))
 					}
-					if below, has := made[path]; has && (below.entry.Type == tree.Directory) != (is.Type == tree.Directory) {
+					if below, has := made[path]; has &&
+						(below.entry.Type == tree.Directory) != (is.Type == tree.Directory) {
 						return &Conflict{
 							What: shown(path), First: below.of, Second: name,
 							FirstMakes: EntryText(&below.entry), SecondMakes: EntryText(is),
@@ -173,8 +174,8 @@ func (p Parts) shown(lists Lists, made madeBy) (map[string]tree.Entry, error) {
 	return found, nil
 }
 
-// checkHidden returns a Conflict if the layers show nothing at the path of a stand-in, since the last component was laid
-// over them.
+// checkHidden returns a Conflict if the layers show nothing at the path of a stand-in, since the
+// last component was laid over them.
 func (m madeBy) checkHidden(shows []tree.Entry, by string) error {
 	t := tree.Tree{Entries: shows}
 	for _, path := range slices.Sorted(maps.Keys(m)) {
@@ -186,7 +187,8 @@ func (m madeBy) checkHidden(shows []tree.Entry, by string) error {
 		if _, has := t.Lookup(tree.Parent(path)); has {
 			makes = "its own " + directory + ", which hides that"
 		}
-		return &Conflict{What: shown(path), First: m[path].of, Second: by, FirstMakes: "a stand-in, because it is on demand", SecondMakes: makes}
+		return &Conflict{What: shown(path), First: m[path].of, Second: by,
+			FirstMakes: "a stand-in, because it is on demand", SecondMakes: makes}
 	}
 	return nil
 }

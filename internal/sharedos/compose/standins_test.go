@@ -34,7 +34,8 @@ func (w *world) standIn(on, component release.Identified, files map[string]strin
 
 func standInOf(on, component release.Identified) *release.Manifest {
 	return &release.Manifest{
-		Schema: release.Schema, Kind: release.StandIn, Name: "of-" + component.Manifest.Name, Sequence: 1, BuiltOn: on.ID, Architecture: "amd64", OS: "Debian",
+		Schema: release.Schema, Kind: release.StandIn, Name: "of-" + component.Manifest.Name, Sequence: 1,
+		BuiltOn: on.ID, Architecture: "amd64", OS: "Debian",
 		Layers: []release.Layer{layerOf("stand-in of "+component.Manifest.Name, true)},
 	}
 }
@@ -44,10 +45,14 @@ func TestAStackWithStandIns(t *testing.T) {
 	files := map[string]string{"usr/bin/sh": "shell"}
 	own := map[string]string{"usr/sbin/sharedos": "agent", "usr/lib/x/generator": "agent"}
 	one := w.put(base(), files)
-	a := w.put(component(one, "a", func(m *release.Manifest) { m.Users["a"] = 100 }), merge(files, map[string]string{"usr/bin/a": "program a", "usr/bin/both": "program"}))
-	b := w.put(component(one, "b", nil), merge(files, map[string]string{"usr/bin/b": "program b", "usr/bin/both": "program"}))
-	ofA := w.standIn(one, a, merge(files, own, map[string]string{"usr/bin/a": "call a", "usr/bin/both": "call a", "usr/lib/x/a": ""}))
-	ofB := w.standIn(one, b, merge(files, own, map[string]string{"usr/bin/b": "call b", "usr/bin/both": "call b", "usr/lib/x/b": ""}))
+	a := w.put(component(one, "a", func(m *release.Manifest) { m.Users["a"] = 100 }),
+		merge(files, map[string]string{"usr/bin/a": "program a", "usr/bin/both": "program"}))
+	b := w.put(component(one, "b", nil),
+		merge(files, map[string]string{"usr/bin/b": "program b", "usr/bin/both": "program"}))
+	ofA := w.standIn(one, a,
+		merge(files, own, map[string]string{"usr/bin/a": "call a", "usr/bin/both": "call a", "usr/lib/x/a": ""}))
+	ofB := w.standIn(one, b,
+		merge(files, own, map[string]string{"usr/bin/b": "call b", "usr/bin/both": "call b", "usr/lib/x/b": ""}))
 	layers := map[string]release.Layer{}
 	for _, name := range []string{"base", "a", "b", "stand-in of a", "stand-in of b"} {
 		layers[name] = layerOf(name, name != "base")
@@ -64,16 +69,19 @@ func TestAStackWithStandIns(t *testing.T) {
 		"of both": {
 			nil, []compose.StandIn{ofA, ofB},
 			[]string{"base", "stand-in of a", "stand-in of b"},
-			merge(files, own, map[string]string{"usr/bin/a": "call a", "usr/bin/b": "call b", "usr/bin/both": "call b", "usr/lib/x/a": "", "usr/lib/x/b": ""}),
+			merge(files, own, map[string]string{"usr/bin/a": "call a", "usr/bin/b": "call b", "usr/bin/both": "call b",
+				"usr/lib/x/a": "", "usr/lib/x/b": ""}),
 		},
 		"of one, with the other": {
 			[]release.Identified{a}, []compose.StandIn{ofB},
 			[]string{"base", "stand-in of b", "a"},
-			merge(files, own, map[string]string{"usr/bin/a": "program a", "usr/bin/b": "call b", "usr/bin/both": "program", "usr/lib/x/b": ""}),
+			merge(files, own, map[string]string{"usr/bin/a": "program a", "usr/bin/b": "call b",
+				"usr/bin/both": "program", "usr/lib/x/b": ""}),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stack, merged, err := compose.Compose(compose.Parts{Base: one, Components: test.components, StandIns: test.standIns}, w.open)
+			stack, merged, err := compose.Compose(compose.Parts{Base: one, Components: test.components,
+				StandIns: test.standIns}, w.open)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +99,8 @@ func TestAStackWithStandIns(t *testing.T) {
 			for _, one := range test.components {
 				components = append(components, member(one))
 			}
-			if !slices.Equal(stack.Layers, wantLayers) || !slices.Equal(stack.Offered, offered) || !slices.Equal(stack.Components, components) || stack.BaseLayers != 1 {
+			if !slices.Equal(stack.Layers, wantLayers) || !slices.Equal(stack.Offered, offered) ||
+				!slices.Equal(stack.Components, components) || stack.BaseLayers != 1 {
 				t.Errorf("composed %+v", stack)
 			}
 			if stack.Contents != (release.Blob{Digest: tree.Sum(merged), Size: int64(len(merged))}) {
@@ -100,7 +109,8 @@ func TestAStackWithStandIns(t *testing.T) {
 			if _, has := stack.Users["a"]; has != (len(test.components) > 0) {
 				t.Errorf("its users are %v", stack.Users)
 			}
-			if again, err := release.DecodeStack(encode(t, stack)); err != nil || !slices.Equal(again.Offered, offered) {
+			if again, err := release.DecodeStack(encode(t, stack)); err != nil ||
+				!slices.Equal(again.Offered, offered) {
 				t.Errorf("decoded it offers %v, %v", again, err)
 			}
 		})
@@ -117,7 +127,8 @@ func TestStandInsBesideSeveralComponents(t *testing.T) {
 	c := w.put(component(one, "c", nil), merge(files, map[string]string{"usr/bin/c": "c"}))
 	parts := compose.Parts{
 		Base: one, Components: []release.Identified{a, b},
-		StandIns: []compose.StandIn{w.standIn(one, c, merge(files, map[string]string{"usr/bin/c": "call c", "usr/share/cache": "call c"}))},
+		StandIns: []compose.StandIn{w.standIn(one, c,
+			merge(files, map[string]string{"usr/bin/c": "call c", "usr/share/cache": "call c"}))},
 	}
 	check := func(want map[string]string) {
 		t.Helper()
@@ -129,12 +140,14 @@ func TestStandInsBesideSeveralComponents(t *testing.T) {
 			t.Errorf("-want +got\n%s", diff)
 		}
 	}
-	check(merge(files, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "call c", "usr/share/cache": "call c"}))
+	check(merge(files, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "call c",
+		"usr/share/cache": "call c"}))
 	m := component(one, "joined", nil)
 	m.Kind = release.Joining
 	joined := w.put(m, merge(files, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/share/cache": "joined"}))
 	parts.Joining = &compose.Joining{Release: joined, Layer: m.Layers[0], Contents: m.Contents}
-	check(merge(files, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "call c", "usr/share/cache": "joined"}))
+	check(merge(files, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "call c",
+		"usr/share/cache": "joined"}))
 	parts.Joining.Release = release.Identified{}
 	if _, _, err := compose.Compose(parts, w.open); err == nil {
 		t.Error("without the release of the joining layer there is no error")
@@ -155,7 +168,8 @@ func TestStandInsThatConflict(t *testing.T) {
 		what, second, makes      string
 	}{
 		"a directory that a component removes": {
-			attached: without(files, "usr/games/chess"), standIn: merge(files, map[string]string{"usr/games/go": "call"}), what: "/usr/games/go", second: "a",
+			attached: without(files, "usr/games/chess"),
+			standIn:  merge(files, map[string]string{"usr/games/go": "call"}), what: "/usr/games/go", second: "a",
 			makes: "no /usr/games",
 		},
 		"a directory that a component replaces": {
@@ -168,24 +182,29 @@ func TestStandInsThatConflict(t *testing.T) {
 			standIn:  merge(files, map[string]string{"usr/games/go": "call"}), what: "/usr/games/go", second: "a",
 		},
 		"a file in place of a new directory": {
-			attached: merge(files, map[string]string{"usr/new": "file"}), standIn: merge(files, map[string]string{"usr/new/file": "call"}), what: "/usr/new/file", second: "a",
+			attached: merge(files, map[string]string{"usr/new": "file"}),
+			standIn:  merge(files, map[string]string{"usr/new/file": "call"}), what: "/usr/new/file", second: "a",
 		},
 		"a directory and a file of two stand-ins": {
-			attached: files, standIn: merge(files, map[string]string{"usr/new/file": "call"}), other: merge(files, map[string]string{"usr/new": "call"}),
-			what: "/usr/new", second: "c",
+			attached: files, standIn: merge(files, map[string]string{"usr/new/file": "call"}),
+			other: merge(files, map[string]string{"usr/new": "call"}),
+			what:  "/usr/new", second: "c",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			one := w.put(base(), files)
-			a, b, c := w.put(component(one, "a", nil), test.attached), w.put(component(one, "b", nil), files), w.put(component(one, "c", nil), files)
-			parts := compose.Parts{Base: one, Components: []release.Identified{a}, StandIns: []compose.StandIn{w.standIn(one, b, test.standIn)}}
+			a, b, c := w.put(component(one, "a", nil), test.attached), w.put(component(one, "b", nil), files),
+				w.put(component(one, "c", nil), files)
+			parts := compose.Parts{Base: one, Components: []release.Identified{a},
+				StandIns: []compose.StandIn{w.standIn(one, b, test.standIn)}}
 			if test.other != nil {
 				parts.StandIns = append(parts.StandIns, w.standIn(one, c, test.other))
 			}
 			_, _, err := compose.Compose(parts, w.open)
 			var conflict *compose.Conflict
-			if !errors.As(err, &conflict) || !errors.Is(err, compose.ErrStack) || conflict.What != test.what || conflict.First != "b" || conflict.Second != test.second {
+			if !errors.As(err, &conflict) || !errors.Is(err, compose.ErrStack) || conflict.What != test.what ||
+				conflict.First != "b" || conflict.Second != test.second {
 				t.Fatalf("got %v", err)
 			}
 			if test.makes != "" && conflict.SecondMakes != test.makes {
@@ -218,19 +237,28 @@ func TestStandInsThatDoNotGoTogether(t *testing.T) {
 		want  error
 		says  string
 	}{
-		"four":                         {compose.Parts{StandIns: []compose.StandIn{of("a"), of("b"), of("c"), of("d")}}, compose.ErrTooMany, "4 components on demand"},
-		"attached and on demand":       {compose.Parts{Components: []release.Identified{of("a").Component}, StandIns: []compose.StandIn{of("a")}}, compose.ErrTwice, `"a"`},
-		"on demand twice":              {compose.Parts{StandIns: []compose.StandIn{of("a"), of("a")}}, compose.ErrTwice, `"a"`},
-		"of another base release":      {compose.Parts{StandIns: []compose.StandIn{w.standIn(one, elsewhere, files)}}, compose.ErrBuiltOn, two.ID.String()},
-		"a base as a component":        {compose.Parts{StandIns: []compose.StandIn{{Component: one, Release: of("a").Release}}}, compose.ErrKind, one.ID.String()},
-		"a component as its stand-in":  {compose.Parts{StandIns: []compose.StandIn{{Component: of("a").Component, Release: of("a").Component}}}, compose.ErrKind, `component "a"`},
-		"stand-ins on another release": {compose.Parts{StandIns: []compose.StandIn{changed(func(m *release.Manifest) { m.BuiltOn = two.ID })}}, compose.ErrKind, two.ID.String()},
-		"another architecture":         {compose.Parts{StandIns: []compose.StandIn{changed(func(m *release.Manifest) { m.Architecture = "arm64" })}}, compose.ErrKind, "arm64"},
+		"four": {compose.Parts{StandIns: []compose.StandIn{of("a"), of("b"), of("c"), of("d")}},
+			compose.ErrTooMany, "4 components on demand"},
+		"attached and on demand": {compose.Parts{Components: []release.Identified{of("a").Component},
+			StandIns: []compose.StandIn{of("a")}}, compose.ErrTwice, `"a"`},
+		"on demand twice": {compose.Parts{StandIns: []compose.StandIn{of("a"), of("a")}},
+			compose.ErrTwice, `"a"`},
+		"of another base release": {compose.Parts{StandIns: []compose.StandIn{w.standIn(one, elsewhere, files)}},
+			compose.ErrBuiltOn, two.ID.String()},
+		"a base as a component": {compose.Parts{StandIns: []compose.StandIn{{Component: one,
+			Release: of("a").Release}}}, compose.ErrKind, one.ID.String()},
+		"a component as its stand-in": {compose.Parts{StandIns: []compose.StandIn{{Component: of("a").Component,
+			Release: of("a").Component}}}, compose.ErrKind, `component "a"`},
+		"stand-ins on another release": {compose.Parts{StandIns: []compose.StandIn{changed(
+			func(m *release.Manifest) { m.BuiltOn = two.ID })}}, compose.ErrKind, two.ID.String()},
+		"another architecture": {compose.Parts{StandIns: []compose.StandIn{changed(
+			func(m *release.Manifest) { m.Architecture = "arm64" })}}, compose.ErrKind, "arm64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.parts.Base = one
 			_, _, err := compose.Compose(test.parts, w.open)
-			if !errors.Is(err, test.want) || !errors.Is(err, compose.ErrStack) || !strings.Contains(err.Error(), test.says) {
+			if !errors.Is(err, test.want) || !errors.Is(err, compose.ErrStack) ||
+				!strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})
@@ -247,12 +275,15 @@ func TestStandInsThatDoNotGoTogether(t *testing.T) {
 		full.Layers = append(full.Layers[:i], layerOf(fmt.Sprint("base", i), i > 0))
 	}
 	whole := w.put(full, files)
-	toMake = compose.Parts{Base: whole, StandIns: []compose.StandIn{{Component: w.put(component(whole, "a", func(m *release.Manifest) { m.Layers = full.Layers[1:2] }), files)}}}
+	toMake = compose.Parts{Base: whole,
+		StandIns: []compose.StandIn{{Component: w.put(component(whole, "a",
+			func(m *release.Manifest) { m.Layers = full.Layers[1:2] }), files)}}}
 	if err := toMake.Check(); !errors.Is(err, compose.ErrTooMany) {
 		t.Errorf("before the stand-ins are made, of too many layers: %v", err)
 	}
 	changes := w.standIn(one, of("a").Component, map[string]string{"usr/bin/sh": "another shell"})
-	if _, _, err := compose.Compose(compose.Parts{Base: one, StandIns: []compose.StandIn{changes}}, w.open); err == nil || !strings.Contains(err.Error(), "/usr/bin/sh") {
+	if _, _, err := compose.Compose(compose.Parts{Base: one, StandIns: []compose.StandIn{changes}},
+		w.open); err == nil || !strings.Contains(err.Error(), "/usr/bin/sh") {
 		t.Errorf("stand-ins that change the base: %v", err)
 	}
 }
@@ -275,7 +306,8 @@ func TestTheListWithStandInsIsWhatTheLayersShow(t *testing.T) {
 				fits := true
 				if only { // stand-ins only add
 					for _, e := range was {
-						fits = fits && e.Path != path && (!strings.HasPrefix(path, e.Path+"/") || e.Type == tree.Directory)
+						fits = fits && e.Path != path &&
+							(!strings.HasPrefix(path, e.Path+"/") || e.Type == tree.Directory)
 					}
 				}
 				if !fits {
@@ -283,7 +315,8 @@ func TestTheListWithStandInsIsWhatTheLayersShow(t *testing.T) {
 				}
 				for known := range files {
 					plain := strings.TrimSuffix(known, "/")
-					if plain == path || strings.HasPrefix(plain, path+"/") && !directory || strings.HasPrefix(path, plain+"/") && !strings.HasSuffix(known, "/") {
+					if plain == path || strings.HasPrefix(plain, path+"/") && !directory ||
+						strings.HasPrefix(path, plain+"/") && !strings.HasSuffix(known, "/") {
 						delete(files, known)
 					}
 				}
@@ -304,7 +337,8 @@ func TestTheListWithStandInsIsWhatTheLayersShow(t *testing.T) {
 		for i := range rapid.IntRange(1, 2).Draw(t, "stand-ins") {
 			on := w.put(component(one, fmt.Sprint("s", i), nil), files)
 			entries := entriesOf(draw(files, rapid.IntRange(1, 3).Draw(t, "changes"), true))
-			parts.StandIns = append(parts.StandIns, compose.StandIn{Component: on, Release: w.putEntries(standInOf(one, on), entries)})
+			parts.StandIns = append(parts.StandIns,
+				compose.StandIn{Component: on, Release: w.putEntries(standInOf(one, on), entries)})
 			shows = layer.Apply(shows, layer.Delta(below, entries))
 		}
 		for i := range rapid.IntRange(0, 2).Draw(t, "components") {
@@ -317,7 +351,8 @@ func TestTheListWithStandInsIsWhatTheLayersShow(t *testing.T) {
 			m := component(one, "joining", nil)
 			m.Kind = release.Joining
 			entries := entriesOf(draw(files, rapid.IntRange(0, 3).Draw(t, "changes"), false))
-			parts.Joining = &compose.Joining{Release: w.putEntries(m, entries), Layer: m.Layers[0], Contents: m.Contents}
+			parts.Joining = &compose.Joining{Release: w.putEntries(m, entries),
+				Layer: m.Layers[0], Contents: m.Contents}
 			shows = layer.Apply(shows, layer.Delta(under, entries))
 		}
 		_, list, err := compose.Compose(parts, w.open)

@@ -55,7 +55,8 @@ func merge[V comparable](p Parts, what string, of func(*release.Manifest) map[st
 			if other, changed := changedBy[name]; changed {
 				if now, there := merged[name]; there != has || now != is {
 					return nil, &Conflict{
-						What: what + " " + name, First: p.Components[other].Manifest.Name, Second: component.Manifest.Name,
+						What: what + " " + name, First: p.Components[other].Manifest.Name,
+						Second:     component.Manifest.Name,
 						FirstMakes: valueText(now, there), SecondMakes: valueText(is, has),
 					}
 				}

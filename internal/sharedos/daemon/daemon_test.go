@@ -102,7 +102,8 @@ func TestAnEmptyRecordMeansThatTheProcessIsGone(t *testing.T) {
 }
 
 func TestARecordThatIdentifiesNoProcessIsAnError(t *testing.T) {
-	for _, text := range []string{"{}", "nonsense", `{"pid":1,"start":5,"boot":"x"}`, `{"pid":-1,"start":5,"boot":"x"}`} {
+	for _, text := range []string{"{}", "nonsense", `{"pid":1,"start":5,"boot":"x"}`,
+		`{"pid":-1,"start":5,"boot":"x"}`} {
 		record := filepath.Join(t.TempDir(), "x"+daemon.Suffix)
 		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,8 @@ import (
 const direntSize = 12
 
 // The numbers of file types in directories, by tree.Type.
-var fileTypes = [...]byte{tree.Directory: 2, tree.Regular: 1, tree.Symlink: 7, tree.CharDevice: 3, tree.BlockDevice: 4, tree.FIFO: 5}
+var fileTypes = [...]byte{tree.Directory: 2, tree.Regular: 1, tree.Symlink: 7, tree.CharDevice: 3,
+	tree.BlockDevice: 4, tree.FIFO: 5}
 
 // dirent is a name in a directory and the entry that it names.
 type dirent struct {
@@ -20,8 +21,8 @@ type dirent struct {
 	entry int32
 }
 
-// listing returns the names in a directory, sorted by their bytes, since the kernel searches them in this order. "." and
-// ".." are included, and are not always first.
+// listing returns the names in a directory, sorted by their bytes, since the kernel searches them
+// in this order. "." and ".." are included, and are not always first.
 func (p *plan) listing(directory int32) []dirent {
 	children := p.children[p.first[directory]:p.first[directory+1]]
 	list := make([]dirent, 0, len(children)+2)
@@ -29,7 +30,8 @@ func (p *plan) listing(directory int32) []dirent {
 		list = append(list, dirent{p.name(child), child})
 	}
 	for _, dots := range []dirent{{".", directory}, {"..", p.parents[directory]}} {
-		at, _ := slices.BinarySearchFunc(list, dots.name, func(d dirent, name string) int { return strings.Compare(d.name, name) })
+		at, _ := slices.BinarySearchFunc(list, dots.name,
+			func(d dirent, name string) int { return strings.Compare(d.name, name) })
 		list = slices.Insert(list, at, dots)
 	}
 	return list

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// minSparse is the size in bytes from which on a file is searched for holes, and minSaved is what leaving them out has to
-	// save: a file in consecutive blocks is faster to read.
+	// minSparse is the size in bytes from which on a file is searched for holes, and minSaved is
+	// what leaving them out has to save: a file in consecutive blocks is faster to read.
 	minSparse, minSaved = 256 << 10, 64 << 10
 	// maxChunks bounds the chunks of a file, and with them the memory for it.
 	maxChunks = 1 << 22
@@ -20,8 +20,8 @@ const (
 	chunkAddress, noBlock = 4, 1<<32 - 1
 )
 
-// chunks is how a file with holes is stored: in chunks of one size, those that are zeros left out. Which bytes are a hole
-// depends on the content alone, and not on how the source stores it.
+// chunks is how a file with holes is stored: in chunks of one size, those that are zeros left out.
+// Which bytes are a hole depends on the content alone, and not on how the source stores it.
 type chunks struct {
 	// bits is the power of two that is the size of a chunk in bytes.
 	bits int
@@ -111,8 +111,8 @@ func isZero(part []byte) bool {
 	return true
 }
 
-// StoredBytes returns how many bytes the contents of regular files take in an image: those that are equal once, and holes
-// not at all.
+// StoredBytes returns how many bytes the contents of regular files take in an image: those that are
+// equal once, and holes not at all.
 func StoredBytes(ctx context.Context, t *tree.Tree) (sum int64, err error) {
 	seen := map[tree.Digest]bool{}
 	for i := range t.Entries {

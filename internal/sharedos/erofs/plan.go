@@ -139,9 +139,9 @@ next:
 	}
 }
 
-// share finds files with the same content, which has blocks of its own: it is stored once. Files that merely are equal keep
-// inodes of their own. They must not become hard links: a change of one of them in an overlay would otherwise be a change
-// of all for programs that look at the numbers of inodes.
+// share finds files with the same content, which has blocks of its own: it is stored once. Files that
+// merely are equal keep inodes of their own. They must not become hard links: a change of one of them
+// in an overlay would otherwise be a change of all for programs that look at the numbers of inodes.
 func (p *plan) share() {
 	first := map[tree.Digest]int32{}
 	for i := range p.entries {
@@ -237,7 +237,8 @@ func (p *plan) placeInodes() error {
 	return nil
 }
 
-// placeBlocks assigns blocks to directories and files in the order of the tree, so that a walk reads neighbouring blocks.
+// placeBlocks assigns blocks to directories and files in the order of the tree, so that a walk
+// reads neighbouring blocks.
 func (p *plan) placeBlocks() error {
 	p.blocks = p.metaBlocks
 	for _, directories := range []bool{true, false} {

@@ -28,7 +28,8 @@ func TestWhatIsNoTreeOrTooLargeIsRefused(t *testing.T) {
 		"files of 17 TiB":          {[]tree.Entry{root, file("a", 9<<40), file("b", 8<<40)}, ErrTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Write(context.Background(), &tree.Tree{Entries: test.entries}, io.Discard); !errors.Is(err, test.want) {
+			if _, err := Write(context.Background(), &tree.Tree{Entries: test.entries},
+				io.Discard); !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})
@@ -37,9 +38,12 @@ func TestWhatIsNoTreeOrTooLargeIsRefused(t *testing.T) {
 
 // An inode's number in the superblock has 16 bits, so the root's must be one of the first.
 func TestTheRootComesFirst(t *testing.T) {
-	entries := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Xattrs: map[string]string{"user.large": string(make([]byte, 60_000))}}}
+	entries := []tree.Entry{{Path: tree.Root, Type: tree.Directory,
+		Xattrs: map[string]string{"user.large": string(make([]byte, 60_000))}}}
 	for i := range 5000 {
-		entries = append(entries, tree.Entry{Path: string(rune('a'+i/1000)) + string(rune('a'+i/100%10)) + string(rune('a'+i/10%10)) + string(rune('a'+i%10)), Type: tree.FIFO})
+		entries = append(entries,
+			tree.Entry{Path: string(rune('a'+i/1000)) + string(rune('a'+i/100%10)) + string(rune('a'+i/10%10)) +
+				string(rune('a'+i%10)), Type: tree.FIFO})
 	}
 	p, err := newPlan(t.Context(), &tree.Tree{Entries: entries})
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 // ErrTooLarge means that a tree is larger than an image can be: 16 TiB, 2^31 entries.
 var ErrTooLarge = errors.New("too large for an EROFS image")
 
-// Write writes a tree as an image and returns the size of the image in bytes, a multiple of the block size. It writes
-// sequentially, in parts of about 1 MiB, in a goroutine that has ended when Write returns. It reads each content once, and
-// those of 256 KiB and more twice: first it looks for holes.
-// Errors match ErrXattr for attributes that would be lost, ErrTooLarge, or tree.ErrInvalid if the tree is not valid.
+// Write writes a tree as an image and returns the size of the image in bytes, a multiple of the block
+// size. It writes sequentially, in parts of about 1 MiB, in a goroutine that has ended when Write returns.
+// It reads each content once, and those of 256 KiB and more twice: first it looks for holes. Errors match
+// ErrXattr for attributes that would be lost, ErrTooLarge, or tree.ErrInvalid if the tree is not valid.
 func Write(ctx context.Context, t *tree.Tree, w io.Writer) (int64, error) {
 	p, err := newPlan(ctx, t)
 	if err != nil {
@@ -126,8 +126,8 @@ func (m *image) writeBlocks(i int32) error {
 	return m.padTo(end)
 }
 
-// copyContent copies the content of a file, without the chunks that are holes. It fails if length or digest differ from the entry's, since another length
-// would shift everything that follows.
+// copyContent copies the content of a file, without the chunks that are holes. It fails if length
+// or digest differ from the entry's, since another length would shift everything that follows.
 func (m *image) copyContent(e *tree.Entry, c *chunks) (err error) {
 	from, err := m.content.Open(e.Digest)
 	if err != nil {
@@ -210,7 +210,8 @@ func (m *image) padTo(offset int64) error {
 	}
 	n := offset - m.written - int64(len(m.buffer))
 	if n < 0 || n > BlockSize {
-		return fmt.Errorf("write at byte %d of the image: %d bytes are already written", offset, m.written+int64(len(m.buffer)))
+		return fmt.Errorf("write at byte %d of the image: %d bytes are already written", offset,
+			m.written+int64(len(m.buffer)))
 	}
 	m.buffer = append(m.buffer, zeros[:n]...)
 	return nil

@@ -16,7 +16,8 @@ import (
 type repeated map[tree.Digest]tree.Entry
 
 func (r repeated) file(path string, size int) tree.Entry {
-	e := tree.Entry{Path: path, Type: tree.Regular, Size: int64(size), Digest: tree.Sum(bytes.Repeat([]byte(path[:1]), size))}
+	e := tree.Entry{Path: path, Type: tree.Regular, Size: int64(size),
+		Digest: tree.Sum(bytes.Repeat([]byte(path[:1]), size))}
 	r[e.Digest] = e
 	return e
 }

@@ -72,8 +72,8 @@ func xattrSize(e *tree.Entry) int {
 	return size
 }
 
-// xattrUnits returns the size of an entry's attributes as an inode stores it: units of four bytes after the header, and one
-// for the header.
+// xattrUnits returns the size of an entry's attributes as an inode stores it: units of four bytes
+// after the header, and one for the header.
 func xattrUnits(e *tree.Entry) uint16 {
 	if size := xattrSize(e); size > 0 {
 		return uint16((size-xattrHeader)/4 + 1)

@@ -40,8 +40,8 @@ func Attribute(at []string) string {
 	return text.String()
 }
 
-// places are the directories in which a guest's files can be configured. The others are the stack's, or do not outlast a
-// boot.
+// places are the directories in which a guest's files can be configured. The others are the
+// stack's, or do not outlast a boot.
 var places = []string{"/etc/", "/var/", "/srv/", "/opt/", "/usr/local/", "/root/", "/home/"}
 
 // owned are files that something else writes, each with what to use instead.
@@ -72,10 +72,12 @@ func CheckPath(name string) error {
 		return errors.New("it has characters that are not visible")
 	case !path.IsAbs(name) || path.Clean(name) != name || name == "/":
 		return errors.New(`it is not an absolute path without ".", "..", a doubled "/" and a "/" at its end`)
-	case len(name) > maxPath || slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxName }):
+	case len(name) > maxPath ||
+		slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxName }):
 		return fmt.Errorf("it is longer than %d bytes, or a part of it than %d", maxPath, maxName)
 	case !slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(name, place) }):
-		return fmt.Errorf("files can be configured below %s: the rest of the guest is the stack's, or does not outlast a boot",
+		return fmt.Errorf(
+			"files can be configured below %s: the rest of the guest is the stack's, or does not outlast a boot",
 			strings.Join(places, ", "))
 	case owned[name] != "":
 		return fmt.Errorf("it cannot be configured as a file: %s", owned[name])
@@ -85,14 +87,16 @@ func CheckPath(name string) error {
 	if base, ok := strings.CutPrefix(name, "/etc/"); ok {
 		original := strings.TrimSuffix(base, "-")
 		if slices.Contains(accountFiles, original) || base == ".pwd.lock" || base == ".updated" {
-			return errors.New("it cannot be configured as a file: the tools for accounts write it; use the attribute users")
+			return errors.New(
+				"it cannot be configured as a file: the tools for accounts write it; use the attribute users")
 		}
 	}
 	return nil
 }
 
 var (
-	unitName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:_.\\@-]{0,180}\.(service|socket|mount|swap|path|timer|target|slice|automount)$`)
+	unitName = regexp.MustCompile(
+		`^[A-Za-z0-9][A-Za-z0-9:_.\\@-]{0,180}\.(service|socket|mount|swap|path|timer|target|slice|automount)$`)
 	dropInName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:_.@-]{0,180}\.conf$`)
 	accountName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}$`)
 	sysctlName  = regexp.MustCompile(`^[A-Za-z0-9_-]+([./][A-Za-z0-9_:-]+)+$`)
@@ -117,7 +121,8 @@ func CheckUnit(name string) error {
 // CheckAccount checks the name of an account or a group (systemd-sysusers(8)).
 func CheckAccount(name string) error {
 	if !accountName.MatchString(name) {
-		return errors.New("a name has at most 31 lower-case letters, digits, underscores and hyphens, and starts with a letter or an underscore")
+		return errors.New(
+			"a name has at most 31 lower-case letters, digits, underscores and hyphens, and starts with a letter or an underscore")
 	}
 	return nil
 }
@@ -174,7 +179,8 @@ func (c *checker) check(err error, at ...string) {
 // Check returns what is wrong with the document, in the order of its attributes.
 func (d *Document) Check() []*Problem {
 	c := &checker{}
-	for name, n := range map[string]int{"files": len(d.Files), "units": len(d.Units), "users": len(d.Users), "sysctl": len(d.Sysctl)} {
+	for name, n := range map[string]int{"files": len(d.Files), "units": len(d.Units), "users": len(d.Users),
+		"sysctl": len(d.Sysctl)} {
 		if n > MaxEntries {
 			c.check(fmt.Errorf("it has %d entries, and %d are allowed", n, MaxEntries), name)
 		}
@@ -241,7 +247,8 @@ func (c *checker) unit(name string, u Unit) {
 		c.check(errors.New("it says nothing: set content, drop_ins, enabled or started"), at()...)
 	}
 	if u.Content != nil && strings.TrimSpace(*u.Content) == "" {
-		c.check(errors.New("an empty unit file masks the unit: set started and enabled to false instead"), at("content")...)
+		c.check(errors.New("an empty unit file masks the unit: set started and enabled to false instead"),
+			at("content")...)
 	}
 	if len(u.DropIns) > MaxEntries {
 		c.check(fmt.Errorf("it has %d entries, and %d are allowed", len(u.DropIns), MaxEntries), at("drop_ins")...)
@@ -260,11 +267,13 @@ func (c *checker) user(name string, u User) {
 		c.check(errors.New("root is the guest's own: use ssh_authorized_keys"), at()...)
 	}
 	for attribute, value := range map[string]string{"home": u.Home, "shell": u.Shell} {
-		if !path.IsAbs(value) || path.Clean(value) != value || oneLine(value) != nil || strings.ContainsAny(value, `": %\`) {
+		if !path.IsAbs(value) || path.Clean(value) != value || oneLine(value) != nil ||
+			strings.ContainsAny(value, `": %\`) {
 			c.check(errors.New("it is not an absolute path without spaces, quotes and colons"), at(attribute)...)
 		}
 	}
-	if !strings.HasPrefix(u.Home, "/home/") && !strings.HasPrefix(u.Home, "/var/") && !strings.HasPrefix(u.Home, "/srv/") {
+	if !strings.HasPrefix(u.Home, "/home/") && !strings.HasPrefix(u.Home, "/var/") &&
+		!strings.HasPrefix(u.Home, "/srv/") {
 		c.check(errors.New("a home must be below /home, /var or /srv, which are the VM's own"), at("home")...)
 	}
 	if u.UID != nil && (*u.UID == 0 || *u.UID >= 65534) {
@@ -290,7 +299,8 @@ func (c *checker) twice(items []Item) {
 	for _, item := range items {
 		for parent := path.Dir(item.Path); parent != "/"; parent = path.Dir(parent) {
 			if other, both := by[parent]; both {
-				c.check(fmt.Errorf("its directory %s is a file that %s configures", parent, Attribute(other)), item.At...)
+				c.check(fmt.Errorf("its directory %s is a file that %s configures", parent, Attribute(other)),
+					item.At...)
 			}
 		}
 	}

@@ -15,7 +15,8 @@ import (
 // Version is the version of the form of a document that this program writes.
 const Version = 1
 
-// Bounds of what is accepted. A message to an agent has at most 4 MiB, and the content of files grows by a third in JSON.
+// Bounds of what is accepted. A message to an agent has at most 4 MiB, and the content of files
+// grows by a third in JSON.
 const (
 	// MaxDocument bounds an encoded document, MaxSecrets the secrets of one document together, in bytes.
 	MaxDocument = 2 << 20
@@ -63,7 +64,8 @@ type File struct {
 	// Owner and Group are names or numbers.
 	Owner string `json:"owner"`
 	Group string `json:"group"`
-	// Restart and Reload are units that use the file, sorted. They are restarted or reloaded, if they run, when it changes.
+	// Restart and Reload are units that use the file, sorted. They are restarted or reloaded, if
+	// they run, when it changes.
 	Restart []string `json:"restart,omitempty"`
 	Reload  []string `json:"reload,omitempty"`
 }
@@ -99,11 +101,12 @@ func New() *Document { return &Document{Version: Version} }
 
 // Empty reports whether the document configures nothing. A nil document does so.
 func (d *Document) Empty() bool {
-	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl)+len(d.Networks) == 0 && d.TimeZone == "" && d.Locale == "" && d.Swap == 0
+	return d == nil || len(d.Files)+len(d.Units)+len(d.Users)+len(d.Sysctl)+len(d.Networks) == 0 && d.TimeZone == "" &&
+		d.Locale == "" && d.Swap == 0
 }
 
-// Encode returns the document in its one form: the same configuration has the same bytes. ErrTooLarge if it is larger than
-// MaxDocument.
+// Encode returns the document in its one form: the same configuration has the same bytes.
+// ErrTooLarge if it is larger than MaxDocument.
 func (d *Document) Encode() ([]byte, error) {
 	text, err := json.Marshal(d)
 	if err != nil {
@@ -143,7 +146,8 @@ func Decode(text []byte) (*Document, error) {
 		return nil, fmt.Errorf("%w: something follows it", ErrDocument)
 	}
 	if document.Version != Version {
-		return nil, fmt.Errorf("%w: it has the form of version %d, and this program knows version %d", ErrDocument, document.Version, Version)
+		return nil, fmt.Errorf("%w: it has the form of version %d, and this program knows version %d", ErrDocument,
+			document.Version, Version)
 	}
 	if problems := document.Check(); len(problems) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, problems[0])
@@ -156,8 +160,8 @@ func Decode(text []byte) (*Document, error) {
 	return &document, nil
 }
 
-// WithAddresses returns the document with the MAC addresses of the interfaces of a VM, by name. A network of which the VM has no
-// interface gets none, and no agent takes it on.
+// WithAddresses returns the document with the MAC addresses of the interfaces of a VM, by name. A
+// network of which the VM has no interface gets none, and no agent takes it on.
 func (d *Document) WithAddresses(macs map[string]string) *Document {
 	if d == nil || len(d.Networks) == 0 {
 		return d
@@ -171,8 +175,8 @@ func (d *Document) WithAddresses(macs map[string]string) *Document {
 	return &copied
 }
 
-// WithoutAddresses returns the document as a configuration has it: without MAC addresses. It leaves out networks of interfaces that
-// the VM does not have with these MAC addresses.
+// WithoutAddresses returns the document as a configuration has it: without MAC addresses. It leaves
+// out networks of interfaces that the VM does not have with these MAC addresses.
 func (d *Document) WithoutAddresses(macs map[string]string) *Document {
 	if d == nil || len(d.Networks) == 0 {
 		return d

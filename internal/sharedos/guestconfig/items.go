@@ -55,18 +55,20 @@ const (
 // SudoersFile is the file that lets an account use sudo (sudoers(5): names with a dot are left out).
 func SudoersFile(user string) string { return "/etc/sudoers.d/90-sharedos-" + user }
 
-// Items returns the files of a document that Check accepts, sorted by path. Those of networks are for a manager; there are none
-// without one.
+// Items returns the files of a document that Check accepts, sorted by path. Those of networks are
+// for a manager; there are none without one.
 func (d *Document) Items(manager Manager) []Item {
 	items := d.NetworkItems(manager)
 	for name, f := range d.Files {
 		items = append(items, Item{
-			Path: name, At: []string{"files", name}, Content: f.Content, Secret: f.Secret, SecretVersion: f.SecretVersion,
-			Mode: f.Mode, Owner: f.Owner, Group: f.Group, Restart: f.Restart, Reload: f.Reload,
+			Path: name, At: []string{"files", name}, Content: f.Content, Secret: f.Secret,
+			SecretVersion: f.SecretVersion,
+			Mode:          f.Mode, Owner: f.Owner, Group: f.Group, Restart: f.Restart, Reload: f.Reload,
 		})
 	}
 	system := func(name, text string, mode uint32, unit string, at ...string) {
-		items = append(items, Item{Path: name, At: at, Content: []byte(text), Mode: mode, Owner: "root", Group: "root", Unit: unit})
+		items = append(items,
+			Item{Path: name, At: at, Content: []byte(text), Mode: mode, Owner: "root", Group: "root", Unit: unit})
 	}
 	for name, u := range d.Units {
 		if u.Content != nil {
@@ -95,10 +97,12 @@ func (d *Document) Items(manager Manager) []Item {
 	}
 	if d.Swap != 0 {
 		system(UnitDirectory+SwapUnit, swapText, 0o644, "", "swap")
-		items = append(items, Item{Path: UnitDirectory + "swap.target.wants/" + SwapUnit, At: []string{"swap"}, Link: "../" + SwapUnit})
+		items = append(items,
+			Item{Path: UnitDirectory + "swap.target.wants/" + SwapUnit, At: []string{"swap"}, Link: "../" + SwapUnit})
 	}
 	if d.TimeZone != "" {
-		items = append(items, Item{Path: LocalTimeFile, At: []string{"time_zone"}, Link: ".." + ZonesDirectory + d.TimeZone})
+		items = append(items,
+			Item{Path: LocalTimeFile, At: []string{"time_zone"}, Link: ".." + ZonesDirectory + d.TimeZone})
 	}
 	if d.Locale != "" {
 		system(LocaleFile, "LANG="+d.Locale+"\n", 0o644, "", "locale")

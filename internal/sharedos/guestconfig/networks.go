@@ -14,7 +14,8 @@ import (
 
 // Network is how a guest uses one network interface of its VM.
 type Network struct {
-	// MAC is the address of the interface, lower case: "52:54:00:aa:bb:cc". It is empty until the host has filled it in.
+	// MAC is the address of the interface, lower case: "52:54:00:aa:bb:cc". It is empty until the
+	// host has filled it in.
 	MAC string `json:"mac,omitempty"`
 	// DHCP4 and DHCP6 have the guest ask for addresses, AcceptRA has it listen to the routers of IPv6.
 	DHCP4    bool `json:"dhcp4,omitempty"`
@@ -24,8 +25,8 @@ type Network struct {
 	Addresses []string `json:"addresses,omitempty"`
 	// Gateways are the next hops of the default routes, at most one of each family.
 	Gateways []string `json:"gateways,omitempty"`
-	// Metric is that of the default routes and of routes without one; nil for DefaultMetric, and for what the manager gives the
-	// routes of DHCP and of routers.
+	// Metric is that of the default routes and of routes without one; nil for DefaultMetric, and
+	// for what the manager gives the routes of DHCP and of routers.
 	Metric *uint32 `json:"metric,omitempty"`
 	Routes []Route `json:"routes,omitempty"`
 	// DNS are addresses of name servers, Search the domains in which names are looked up.
@@ -70,8 +71,8 @@ const (
 	NetworkManager Manager = "NetworkManager"
 )
 
-// Managers are all managers that a document can be written for, with the program by which a base is known to have them. A base
-// with both uses NetworkManager.
+// Managers are all managers that a document can be written for, with the program by which a base is
+// known to have them. A base with both uses NetworkManager.
 var Managers = []struct {
 	Manager Manager
 	Program string
@@ -80,7 +81,8 @@ var Managers = []struct {
 // Service is the manager's systemd service.
 func (m Manager) Service() string { return string(m) + ".service" }
 
-// networkFiles are where managers read the files of networks, below /etc and below /run, and the names of those of this package.
+// networkFiles are where managers read the files of networks, below /etc and below /run, and the
+// names of those of this package.
 var networkFiles = map[Manager]struct{ directory, prefix, suffix string }{
 	// It comes before what netplan writes for networkd, which is 10-netplan-.
 	Networkd:       {"systemd/network/", "05-sharedos-", ".network"},
@@ -93,7 +95,8 @@ func (m Manager) NetworkFile(name string) string {
 	return "/etc/" + f.directory + f.prefix + name + f.suffix
 }
 
-// BootNetworkFile is the file of a network that lasts until the next boot. One below /etc of the same name counts instead.
+// BootNetworkFile is the file of a network that lasts until the next boot. One below /etc of the
+// same name counts instead.
 func (m Manager) BootNetworkFile(name string) string {
 	return "/run/" + strings.TrimPrefix(m.NetworkFile(name), "/etc/")
 }
@@ -110,7 +113,8 @@ var (
 // CheckNetworkName checks the name of an interface of a VM.
 func CheckNetworkName(name string) error {
 	if !networkName.MatchString(name) {
-		return errors.New("the name of an interface has 1 to 32 letters, digits, _ and -, and starts with a letter or digit")
+		return errors.New(
+			"the name of an interface has 1 to 32 letters, digits, _ and -, and starts with a letter or digit")
 	}
 	return nil
 }
@@ -121,7 +125,8 @@ func unicast(text string) (netip.Addr, error) {
 	switch {
 	case err != nil || address.Zone() != "" || address.Is4In6():
 		return netip.Addr{}, fmt.Errorf("%q is not an IP address", text)
-	case address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() || address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case address.IsUnspecified() || address.IsLoopback() || address.IsMulticast() ||
+		address == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return netip.Addr{}, fmt.Errorf("%s cannot be the address of a host in a network", text)
 	}
 	return address, nil
@@ -172,7 +177,8 @@ func destination(text string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// CanonicalAddress is the one form of an address or a network: "2001:db8::1" of "2001:DB8:0::1". Any other text stays as it is.
+// CanonicalAddress is the one form of an address or a network: "2001:db8::1" of "2001:DB8:0::1".
+// Any other text stays as it is.
 func CanonicalAddress(text string) string {
 	if address, err := netip.ParseAddr(text); err == nil {
 		return address.String()
@@ -190,7 +196,8 @@ type link struct {
 	on           []netip.Prefix
 }
 
-// checkHop checks that the next hop of a route can be reached without a gateway. What DHCP and routers bring is not known.
+// checkHop checks that the next hop of a route can be reached without a gateway. What DHCP and
+// routers bring is not known.
 func (l link) checkHop(hop netip.Addr) error {
 	switch {
 	case slices.Contains(l.own, hop):
@@ -198,7 +205,9 @@ func (l link) checkHop(hop netip.Addr) error {
 	case hop.Is4() && l.dhcp4, hop.Is6() && (l.dhcp6 || hop.IsLinkLocalUnicast()):
 		return nil
 	case !slices.ContainsFunc(l.on, func(on netip.Prefix) bool { return on.Contains(hop) }):
-		return fmt.Errorf("%s is in no network of the interface: neither in that of one of its addresses nor in a route without via", hop)
+		return fmt.Errorf(
+			"%s is in no network of the interface: neither in that of one of its addresses nor in a route without via",
+			hop)
 	}
 	return nil
 }
@@ -229,7 +238,10 @@ func (c *checker) networks(d *Document) {
 		c.network(n, at, addresses, func(to netip.Prefix, metric *uint32, at []string) {
 			used := usedRoute{to, *cmp.Or(metric, n.Metric, new(uint32(DefaultMetric)))}
 			if other, twice := routes[used]; twice {
-				c.check(fmt.Errorf("the network %q has a route to %s with the metric %d, too: set another metric for one of them", other, to, used.metric), at...)
+				c.check(
+					fmt.Errorf(
+						"the network %q has a route to %s with the metric %d, too: set another metric for one of them",
+						other, to, used.metric), at...)
 				return
 			}
 			routes[used] = name
@@ -238,13 +250,15 @@ func (c *checker) networks(d *Document) {
 }
 
 // network checks one network. addresses are those of the networks before it.
-func (c *checker) network(n Network, at func(...string) []string, addresses map[netip.Addr]string, route func(netip.Prefix, *uint32, []string)) {
+func (c *checker) network(n Network, at func(...string) []string, addresses map[netip.Addr]string,
+	route func(netip.Prefix, *uint32, []string)) {
 	name := at()[1]
 	for _, list := range []struct {
 		attribute     string
 		length, limit int
 	}{
-		{"addresses", len(n.Addresses), maxAddresses}, {"gateways", len(n.Gateways), 2}, {"routes", len(n.Routes), maxRoutes},
+		{"addresses", len(n.Addresses), maxAddresses}, {"gateways", len(n.Gateways), 2},
+		{"routes", len(n.Routes), maxRoutes},
 		{"dns", len(n.DNS), maxDNS}, {"search", len(n.Search), maxSearch},
 	} {
 		if list.length > list.limit {
@@ -277,7 +291,8 @@ func (c *checker) network(n Network, at func(...string) []string, addresses map[
 			all       []string
 		}{{"gateways", n.Gateways}, {"routes", destinations(n.Routes)}, {"dns", n.DNS}} {
 			if slices.ContainsFunc(list.all, func(text string) bool { return !isIPv6(text) }) {
-				c.check(errors.New("it has IPv4, and the interface gets no IPv4 address: set addresses or dhcp4"), at(list.attribute)...)
+				c.check(errors.New("it has IPv4, and the interface gets no IPv4 address: set addresses or dhcp4"),
+					at(list.attribute)...)
 				return
 			}
 		}
@@ -357,7 +372,8 @@ func everything(gateway netip.Addr) netip.Prefix {
 // checkDomain checks a domain in which names are looked up (resolv.conf(5)).
 func checkDomain(domain string) error {
 	labels := strings.Split(domain, ".")
-	if len(domain) > 253 || slices.ContainsFunc(labels, func(label string) bool { return !domainLabel.MatchString(label) }) {
+	if len(domain) > 253 ||
+		slices.ContainsFunc(labels, func(label string) bool { return !domainLabel.MatchString(label) }) {
 		return fmt.Errorf("%q is not a domain, such as example.org", domain)
 	}
 	return nil
@@ -367,7 +383,8 @@ func checkDomain(domain string) error {
 func (d *Document) NetworkItems(manager Manager) (items []Item) {
 	for _, name := range slices.Sorted(maps.Keys(d.Networks)) {
 		n := d.Networks[name]
-		item := Item{Path: manager.NetworkFile(name), At: []string{"networks", name}, Owner: "root", Group: "root", Network: name}
+		item := Item{Path: manager.NetworkFile(name), At: []string{"networks", name}, Owner: "root",
+			Group: "root", Network: name}
 		switch manager {
 		case Networkd: // systemd-networkd reads it as an account of its own
 			item.Content, item.Mode = []byte(n.networkd()), 0o644
@@ -417,7 +434,8 @@ func (n Network) networkd() string {
 	if n.MTU != 0 {
 		line("\n[Link]\nMTUBytes=%d", n.MTU)
 	}
-	dhcp := map[[2]bool]string{{true, true}: "yes", {true, false}: "ipv4", {false, true}: "ipv6", {false, false}: "no"}[[2]bool{n.DHCP4, n.DHCP6}]
+	dhcp := map[[2]bool]string{{true, true}: "yes", {true, false}: "ipv4", {false, true}: "ipv6",
+		{false, false}: "no"}[[2]bool{n.DHCP4, n.DHCP6}]
 	line("\n[Network]\nDHCP=%s\nIPv6AcceptRA=%s", dhcp, yes(n.AcceptRA))
 	for _, address := range n.Addresses {
 		line("Address=%s", address)
@@ -454,7 +472,8 @@ func (n Network) networkd() string {
 func (n Network) keyfile(name string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("[connection]\nid=sharedos-%s\nuuid=%s\ntype=ethernet\nautoconnect=true\nautoconnect-priority=999", name, n.ConnectionUUID(name))
+	line("[connection]\nid=sharedos-%s\nuuid=%s\ntype=ethernet\nautoconnect=true\nautoconnect-priority=999",
+		name, n.ConnectionUUID(name))
 	line("\n[ethernet]\nmac-address=%s", strings.ToUpper(n.MAC))
 	if n.MTU != 0 {
 		line("mtu=%d", n.MTU)
@@ -489,7 +508,8 @@ func (n Network) keyfile(name string) string {
 		for _, r := range n.staticRoutes() {
 			if isIPv6(r.To) == six {
 				i++
-				line("route%d=%s,%s,%d", i, r.To, cmp.Or(r.Via, map[bool]string{false: "0.0.0.0", true: "::"}[six]), *r.Metric)
+				line("route%d=%s,%s,%d", i, r.To,
+					cmp.Or(r.Via, map[bool]string{false: "0.0.0.0", true: "::"}[six]), *r.Metric)
 			}
 		}
 		if n.Metric != nil {
@@ -505,8 +525,8 @@ func (n Network) keyfile(name string) string {
 	return b.String()
 }
 
-// ConnectionUUID is the UUID of the network's connection in NetworkManager: a UUID of version 8 (RFC 9562) that follows from the
-// MAC address and the name.
+// ConnectionUUID is the UUID of the network's connection in NetworkManager: a UUID of version 8
+// (RFC 9562) that follows from the MAC address and the name.
 func (n Network) ConnectionUUID(name string) string {
 	sum := sha256.Sum256([]byte("sharedos network " + n.MAC + " " + name))
 	sum[6], sum[8] = sum[6]&0x0f|0x80, sum[8]&0x3f|0x80

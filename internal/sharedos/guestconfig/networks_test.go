@@ -124,7 +124,8 @@ route-metric=50
 				t.Errorf("%s is\n%s\nwant\n%s", item.Path, got, want[item.Path])
 			}
 			// NetworkManager ignores a file that others can read, and networkd reads it as an account of its own.
-			if mode := map[guestconfig.Manager]uint32{guestconfig.Networkd: 0o644, guestconfig.NetworkManager: 0o600}[manager]; item.Mode != mode || item.Owner != "root" {
+			if mode := map[guestconfig.Manager]uint32{guestconfig.Networkd: 0o644,
+				guestconfig.NetworkManager: 0o600}[manager]; item.Mode != mode || item.Owner != "root" {
 				t.Errorf("%s has mode %o and owner %s", item.Path, item.Mode, item.Owner)
 			}
 		}
@@ -150,7 +151,8 @@ func TestANetworkBelongsToTheInterfaceOfItsName(t *testing.T) {
 	if text, err = bound.Encode(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := guestconfig.Decode(text); err != nil || bound.Networks["wan"].MAC != macs["wan"] || d.Networks["wan"].MAC != "" {
+	if _, err := guestconfig.Decode(text); err != nil || bound.Networks["wan"].MAC != macs["wan"] ||
+		d.Networks["wan"].MAC != "" {
 		t.Errorf("%v, %+v from %+v", err, bound.Networks, d.Networks)
 	}
 	macs["wan"] = "52:54:00:00:00:03" // the guest has the network of an interface that the VM does not have any more
@@ -161,7 +163,8 @@ func TestANetworkBelongsToTheInterfaceOfItsName(t *testing.T) {
 
 func TestACanonicalAddress(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]string{"2001:DB8:0::1": "2001:db8::1", "2001:DB8::1/64": "2001:db8::1/64", "192.0.2.1": "192.0.2.1", "192.0.2.01": "192.0.2.01", "x": "x", "": ""} {
+	for text, want := range map[string]string{"2001:DB8:0::1": "2001:db8::1", "2001:DB8::1/64": "2001:db8::1/64",
+		"192.0.2.1": "192.0.2.1", "192.0.2.01": "192.0.2.01", "x": "x", "": ""} {
 		if got := guestconfig.CanonicalAddress(text); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}

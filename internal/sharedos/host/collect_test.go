@@ -87,8 +87,8 @@ func requireBootable(t *testing.T, h *host.Host, name string) {
 	}
 }
 
-// While one operator makes a VM on a release, another one drops that release: the VM is not made, and the error names what
-// is missing, or the release stays.
+// While one operator makes a VM on a release, another one drops that release: the VM is not made,
+// and the error names what is missing, or the release stays.
 func TestAReleaseIsNotDeletedUnderAVMThatIsBeingMade(t *testing.T) {
 	a, b := openTwo(t)
 	made, refused := 0, 0
@@ -97,12 +97,14 @@ func TestAReleaseIsNotDeletedUnderAVMThatIsBeingMade(t *testing.T) {
 		publishOn(t, a, fmt.Sprint(2*i+2))
 		name := fmt.Sprintf("web-%d", i)
 		spec := vm.Spec{
-			Name: name, UUID: uuid.NewString(), Base: old, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20, Hostname: name,
+			Name: name, UUID: uuid.NewString(), Base: old, VCPUs: 1, Memory: 512 << 20,
+			DiskSize: 64 << 20, Hostname: name,
 		}
 		var wait sync.WaitGroup
 		var createErr, retainErr error
 		wait.Go(func() {
-			// Publishing leaves a lock of the pool for half a second (store.Locker), in which this joins it, and the other waits.
+			// Publishing leaves a lock of the pool for half a second (store.Locker), in which this
+			// joins it, and the other waits.
 			time.Sleep(time.Duration(rand.Int64N(int64(time.Second))))
 			_, createErr = a.Fleet.Create(t.Context(), spec, func(string) {})
 		})

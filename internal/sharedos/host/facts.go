@@ -16,8 +16,8 @@ type Facts struct {
 	hypervisor.Facts
 	// URI of libvirt, and the name of the storage pool.
 	URI, Pool string
-	// Room is that of the storage pool. HasPool is false if the pool does not exist yet, which the first upload makes: of its room,
-	// only the directory is known then.
+	// Room is that of the storage pool. HasPool is false if the pool does not exist yet, which the
+	// first upload makes: of its room, only the directory is known then.
 	Room    store.Room
 	HasPool bool
 	// Missing is what a feature needs and the host, or this machine, does not have.
@@ -52,8 +52,10 @@ func (h *Host) Facts(ctx context.Context) (Facts, error) {
 	return facts, nil
 }
 
-// Lacking lists what a host lacks. lookPath looks for a program on the machine that builds, which is the one of this process.
-func Lacking(ctx context.Context, on machine.Machine, facts hypervisor.Facts, lookPath func(string) (string, error)) ([]Missing, error) {
+// Lacking lists what a host lacks. lookPath looks for a program on the machine that builds, which
+// is the one of this process.
+func Lacking(ctx context.Context, on machine.Machine, facts hypervisor.Facts,
+	lookPath func(string) (string, error)) ([]Missing, error) {
 	missing := []Missing{}
 	lack := func(name, neededFor, install string) { missing = append(missing, Missing{name, neededFor, install}) }
 	if !facts.KVM {
@@ -66,19 +68,19 @@ func Lacking(ctx context.Context, on machine.Machine, facts hypervisor.Facts, lo
 				"The host has /dev/kvm, and libvirt does not offer it. See why with: virt-host-validate qemu. Then restart libvirt.")
 		default:
 			lack("/dev/kvm", "guests at the speed of the host: QEMU emulates them",
-				"Turn on virtualization in the firmware, or nested virtualization if the host is a VM, and load the module: modprobe "+
-					"kvm_intel, or modprobe kvm_amd.")
+				"Turn on virtualization in the firmware, or nested virtualization if the host is a VM, and load the "+
+					"module: modprobe kvm_intel, or modprobe kvm_amd.")
 		}
 	}
 	if facts.VSock == "" {
 		lack("vhost-vsock", "starting VMs: the agent in a VM is reached through its vsock",
-			"Load the module: modprobe vhost_vsock. In a container, pass /dev/vhost-vsock. Where neither is possible, install "+
-				"vhost-device-vsock (on Debian, it is in sid: apt-get install vhost-device-vsock).")
+			"Load the module: modprobe vhost_vsock. In a container, pass /dev/vhost-vsock. Where neither is "+
+				"possible, install vhost-device-vsock (on Debian, it is in sid: apt-get install vhost-device-vsock).")
 	}
 	if !facts.StartsAlone {
 		lack("a hook of libvirt that starts vsock daemons", "autostart of VMs",
-			"Copy examples/host/libvirt-hook-vsock of this provider to /etc/libvirt/hooks/qemu.d/, make it executable, and restart libvirt. "+
-				"A host with /dev/vhost-vsock needs none.")
+			"Copy examples/host/libvirt-hook-vsock of this provider to /etc/libvirt/hooks/qemu.d/, make it "+
+				"executable, and restart libvirt. A host with /dev/vhost-vsock needs none.")
 	}
 	for _, program := range []struct{ name, neededFor, install string }{
 		{"mmdebstrap", "sources of the kind debian", "On Debian: apt-get install mmdebstrap."},

@@ -33,12 +33,14 @@ func TestWhatAHostLacksIsNamed(t *testing.T) {
 		look   func(string) (string, error)
 		want   []string
 	}{
-		"nothing":           {func(*hypervisor.Facts) {}, nil, installed, nil},
-		"no device of KVM":  {func(f *hypervisor.Facts) { f.KVM = false }, nil, installed, []string{"/dev/kvm"}},
-		"KVM in libvirt":    {func(f *hypervisor.Facts) { f.KVM = false }, []string{"/dev/kvm"}, installed, []string{"KVM in libvirt"}},
-		"a vsock":           {func(f *hypervisor.Facts) { f.VSock = "" }, nil, installed, []string{"vhost-vsock"}},
-		"a daemon is one":   {func(f *hypervisor.Facts) { f.VSock = hypervisor.VSockVhostUser }, nil, installed, nil},
-		"the hook":          {func(f *hypervisor.Facts) { f.StartsAlone = false }, nil, installed, []string{"a hook of libvirt that starts vsock daemons"}},
+		"nothing":          {func(*hypervisor.Facts) {}, nil, installed, nil},
+		"no device of KVM": {func(f *hypervisor.Facts) { f.KVM = false }, nil, installed, []string{"/dev/kvm"}},
+		"KVM in libvirt": {func(f *hypervisor.Facts) { f.KVM = false }, []string{"/dev/kvm"}, installed,
+			[]string{"KVM in libvirt"}},
+		"a vsock":         {func(f *hypervisor.Facts) { f.VSock = "" }, nil, installed, []string{"vhost-vsock"}},
+		"a daemon is one": {func(f *hypervisor.Facts) { f.VSock = hypervisor.VSockVhostUser }, nil, installed, nil},
+		"the hook": {func(f *hypervisor.Facts) { f.StartsAlone = false }, nil, installed,
+			[]string{"a hook of libvirt that starts vsock daemons"}},
 		"what builds bases": {func(*hypervisor.Facts) {}, nil, func(string) (string, error) { return "", exec.ErrNotFound }, []string{"mmdebstrap"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +67,8 @@ func TestWhatAHostLacksIsNamed(t *testing.T) {
 func TestWhatCannotBeLookedForIsNotMissing(t *testing.T) {
 	facts := hypervisor.Facts{VSock: hypervisor.VSockVhost, StartsAlone: true}
 	installed := func(string) (string, error) { return "/usr/bin/program", nil }
-	if missing, err := host.Lacking(t.Context(), bare{err: fs.ErrPermission}, facts, installed); !errors.Is(err, fs.ErrPermission) {
+	if missing, err := host.Lacking(t.Context(), bare{err: fs.ErrPermission}, facts,
+		installed); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("got %v, %v", missing, err)
 	}
 	facts.KVM = true
@@ -79,7 +82,8 @@ func TestTheFactsOfAHost(t *testing.T) {
 	a, _ := openTwo(t)
 	before, err := a.Facts(t.Context())
 	must(t, err)
-	if before.HasPool || before.Room.Directory == "" || before.Libvirt == "" || before.QEMU == "" || before.Limits.Processors < 1 {
+	if before.HasPool || before.Room.Directory == "" || before.Libvirt == "" || before.QEMU == "" ||
+		before.Limits.Processors < 1 {
 		t.Errorf("before anything is made: %+v", before)
 	}
 	publishOn(t, a, "1")

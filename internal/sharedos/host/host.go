@@ -1,5 +1,6 @@
-// Package host opens one virtualization host: the connection to its libvirt and its machine, the store and the hypervisor that
-// share them, and the publisher and the fleet that work on these. It connects these parts and decides nothing itself.
+// Package host opens one virtualization host: the connection to its libvirt and its machine, the
+// store and the hypervisor that share them, and the publisher and the fleet that work on these. It
+// connects these parts and decides nothing itself.
 package host
 
 import (
@@ -37,12 +38,12 @@ type Config struct {
 	OperatorKey string
 	// Cache is a directory for what can be made again; "" is "sharedos" in the user's cache directory.
 	Cache string
-	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of vsock daemons, and the
-	// kernels and initramfs that stand in for those of pools of devices; "" is $SHAREDOS_STATE_DIR, or /var/lib/sharedos
-	// for root and the user's own state directory else.
+	// StateDir is a directory for what lasts as long as the VMs do: console logs, sockets and pids of
+	// vsock daemons, and the kernels and initramfs that stand in for those of pools of devices; "" is
+	// $SHAREDOS_STATE_DIR, or /var/lib/sharedos for root and the user's own state directory else.
 	StateDir string
-	// ReadOnly: opening the host makes no operator key and no storage pool, and deletes nothing that an interrupted deletion has left.
-	// The error matches release.ErrKey if there is no operator key.
+	// ReadOnly: opening the host makes no operator key and no storage pool, and deletes nothing that
+	// an interrupted deletion has left. The error matches release.ErrKey if there is no operator key.
 	ReadOnly bool
 	// MaxLayers and MaxDeltaPercent say when a full layer is written instead of a delta (publish.Publisher).
 	MaxLayers, MaxDeltaPercent int
@@ -62,7 +63,8 @@ type Host struct {
 	pool   *store.Libvirt
 }
 
-// Open connects to the host, which is this machine. It starts libvirt if the URI is that of the system's libvirt and none runs.
+// Open connects to the host, which is this machine. It starts libvirt if the URI is that of the
+// system's libvirt and none runs.
 func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	if config, err = config.withDefaults(); err != nil {
 		return nil, err
@@ -110,7 +112,8 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 		MaxChain: config.MaxLayers, MaxDelta: config.MaxDeltaPercent,
 	}
 	fleet := &vm.Fleet{
-		Hypervisor: domains, Machine: on, Store: volumes, Key: key, Pool: config.Pool, Cache: config.Cache, ConsoleDir: consoles,
+		Hypervisor: domains, Machine: on, Store: volumes, Key: key, Pool: config.Pool,
+		Cache: config.Cache, ConsoleDir: consoles,
 		BootDir:     filepath.Join(config.StateDir, "boot", config.Pool),
 		AgentBinary: bootimage.Agent, Initramfs: bootimage.Initramfs, Offer: publisher.Offer, Log: config.Log,
 	}
@@ -119,10 +122,12 @@ func Open(ctx context.Context, config Config) (_ *Host, err error) {
 	// What a process that was killed has left takes up space and nothing else, so this fails nothing.
 	if !config.ReadOnly {
 		if err := publisher.Resume(ctx, fleet.InUse); err != nil {
-			publisher.Log.WarnContext(ctx, "what an interrupted deletion has left is still in the storage pool", "error", err)
+			publisher.Log.WarnContext(ctx,
+				"what an interrupted deletion has left is still in the storage pool", "error", err)
 		}
 	}
-	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config, on: on, pool: volumes}, nil
+	return &Host{Publisher: publisher, Fleet: fleet, Store: volumes, client: client, config: config,
+		on: on, pool: volumes}, nil
 }
 
 // nothingSigned returns release.ErrKeyLost if the pool holds releases. A new operator key would make all of them, and
@@ -144,7 +149,9 @@ func nothingSigned(ctx context.Context, objects store.Objects, config Config) er
 	if signed == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: there is no file %s, and storage pool %q holds %d releases, which an operator key has signed", release.ErrKeyLost,
+	return fmt.Errorf(
+		"%w: there is no file %s, and storage pool %q holds %d releases, which an operator key has signed",
+		release.ErrKeyLost,
 		config.OperatorKey, config.Pool, signed)
 }
 
@@ -158,17 +165,20 @@ func (h *Host) CheckPool(ctx context.Context) error {
 	err = h.on.CheckMakeDir(ctx, h.config.PoolPath)
 	if errors.Is(err, fs.ErrPermission) {
 		// libvirt makes the directory, and the system's runs as root.
-		if root, rootErr := h.on.IsRoot(ctx); rootErr != nil || !root && !strings.Contains(h.client.URI(), "///session") {
+		if root, rootErr := h.on.IsRoot(ctx); rootErr != nil ||
+			!root && !strings.Contains(h.client.URI(), "///session") {
 			return rootErr
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w: storage pool %q cannot be created in the directory %s: %w", store.ErrConfig, h.config.Pool, h.config.PoolPath, err)
+		return fmt.Errorf("%w: storage pool %q cannot be created in the directory %s: %w", store.ErrConfig,
+			h.config.Pool, h.config.PoolPath, err)
 	}
 	return nil
 }
 
-// RequirePool returns store.ErrNoPool if libvirt has no storage pool of the name. It creates nothing, and starts a pool that is off.
+// RequirePool returns store.ErrNoPool if libvirt has no storage pool of the name. It creates
+// nothing, and starts a pool that is off.
 func (h *Host) RequirePool(ctx context.Context) error {
 	missing, err := h.pool.CheckPool(ctx)
 	if err == nil && missing {
@@ -212,7 +222,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.OperatorKey == "" {
 		configuration, err := os.UserConfigDir()
 		if err != nil {
-			return c, fmt.Errorf("find the user's configuration directory (set operator_key in the provider block): %w", err)
+			return c, fmt.Errorf("find the user's configuration directory (set operator_key in the provider block): %w",
+				err)
 		}
 		c.OperatorKey = filepath.Join(configuration, "sharedos", "operator.key")
 	}

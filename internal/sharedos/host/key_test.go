@@ -53,7 +53,8 @@ func TestALostOperatorKeyIsNotMadeAnew(t *testing.T) {
 
 	must(t, os.Remove(config.OperatorKey))
 	refused()
-	made, err := exec.CommandContext(t.Context(), "openssl", "genpkey", "-algorithm", "ed25519", "-out", config.OperatorKey).CombinedOutput()
+	made, err := exec.CommandContext(t.Context(), "openssl", "genpkey", "-algorithm", "ed25519", "-out",
+		config.OperatorKey).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, made)
 	}

@@ -24,13 +24,14 @@ func requireHeld(t *testing.T, h *host.Host, id tree.Digest, want bool) {
 	}
 }
 
-// A release that only a VM kept goes when that VM is moved, and what the VM alone needed when it is deleted: in the same call,
-// or, if somebody uses the pool, with the next.
+// A release that only a VM kept goes when that VM is moved, and what the VM alone needed when it is
+// deleted: in the same call, or, if somebody uses the pool, with the next.
 func TestWhatAVMLetsGoIsGoneAtOnceOrWithTheNext(t *testing.T) {
 	a, b := openTwo(t)
 	a.Fleet.CollectLimit = time.Second
 	old := publishOn(t, a, "1")
-	spec := vm.Spec{Name: "web", UUID: uuid.NewString(), Base: old, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20, Hostname: "web"}
+	spec := vm.Spec{Name: "web", UUID: uuid.NewString(), Base: old, VCPUs: 1, Memory: 512 << 20,
+		DiskSize: 64 << 20, Hostname: "web"}
 	quiet := func(string) {}
 	_, err := a.Fleet.Create(t.Context(), spec, quiet)
 	must(t, err)
@@ -75,7 +76,8 @@ func TestWhatAVMLetsGoIsGoneAtOnceOrWithTheNext(t *testing.T) {
 	requireHeld(t, a, newest, true)
 }
 
-// A fleet that is destroyed takes along what only it needed, and nobody mistakes a VM that is half deleted for another host's.
+// A fleet that is destroyed takes along what only it needed, and nobody mistakes a VM that is half
+// deleted for another host's.
 func TestVMsThatAreDeletedAtOnceLeaveNothing(t *testing.T) {
 	a, b := openTwo(t)
 	base := publishOn(t, a, "1")
@@ -85,7 +87,8 @@ func TestVMsThatAreDeletedAtOnceLeaveNothing(t *testing.T) {
 	var wait sync.WaitGroup
 	for i := range 8 {
 		name := fmt.Sprint("web-", i)
-		spec := vm.Spec{Name: name, UUID: uuid.NewString(), Base: base, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20, Hostname: name}
+		spec := vm.Spec{Name: name, UUID: uuid.NewString(), Base: base, VCPUs: 1, Memory: 512 << 20,
+			DiskSize: 64 << 20, Hostname: name}
 		_, err := a.Fleet.Create(t.Context(), spec, quiet)
 		must(t, err)
 		wait.Go(func() {

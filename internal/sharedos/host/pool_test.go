@@ -35,7 +35,8 @@ func TestAPoolThatCannotBeCreatedIsKnownBefore(t *testing.T) {
 		})
 		must(t, err)
 		err = h.CheckPool(t.Context())
-		if why == "" && err != nil || why != "" && (!errors.Is(err, store.ErrConfig) || !strings.Contains(err.Error(), why)) {
+		if why == "" && err != nil ||
+			why != "" && (!errors.Is(err, store.ErrConfig) || !strings.Contains(err.Error(), why)) {
 			t.Errorf("%s: %v", path, err)
 		}
 		must(t, h.Close())

@@ -42,7 +42,8 @@ func TestAHostThatIsOpenedToReadIsNotChanged(t *testing.T) {
 	bed.Virsh(t, "pool-start", config.Pool)
 	must(t, opened.RequirePool(t.Context()))
 	made, err := report.Gather(t.Context(), report.Sources{
-		Pool: config.Pool, Store: opened.Store, Domains: opened.Fleet.Hypervisor, VMs: opened.Fleet, Publisher: opened.Publisher,
+		Pool: config.Pool, Store: opened.Store, Domains: opened.Fleet.Hypervisor, VMs: opened.Fleet,
+		Publisher: opened.Publisher,
 	})
 	must(t, err)
 	if len(made.VMs)+len(made.Layers)+len(made.Incomplete) > 0 || !made.Space.Known || opened.URI() != bed.URI() {

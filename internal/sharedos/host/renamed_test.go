@@ -26,9 +26,12 @@ func TestAVMThatWasRenamedDoesNotKeepEverything(t *testing.T) {
 	name := bed.Name("web")
 	old := publishOn(t, h, "1")
 	newest := publishOn(t, h, "2")
-	_, err = h.Fleet.Create(t.Context(), vm.Spec{Name: name, UUID: uuid.NewString(), Base: newest, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20, Hostname: "web"}, func(string) {})
+	_, err = h.Fleet.Create(t.Context(),
+		vm.Spec{Name: name, UUID: uuid.NewString(), Base: newest, VCPUs: 1, Memory: 512 << 20, DiskSize: 64 << 20,
+			Hostname: "web"}, func(string) {})
 	must(t, err)
-	if out, err := exec.CommandContext(t.Context(), "virsh", "--connect", bed.URI(), "domrename", name, name+"-renamed").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "virsh", "--connect", bed.URI(), "domrename", name,
+		name+"-renamed").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	_, err = h.Publisher.Retain(t.Context(), "os", 1, h.Fleet.InUse)

@@ -124,7 +124,8 @@ func TestWhetherAHookStartsTheDaemonIsFoundOut(t *testing.T) {
 		"vhost-vsock":                 {machine: hooks{hasVSock: true}, want: true},
 		"the example":                 {files: []file{{"qemu.d/sharedos-vsock", string(example), 0o755}}, want: true},
 		"the example as the one hook": {files: []file{{"qemu", string(example), 0o755}}, want: true},
-		"beside others":               {files: []file{{"qemu", other, 0o755}, {"qemu.d/a", other, 0o755}, {"qemu.d/b", string(example), 0o755}}, want: true},
+		"beside others": {files: []file{{"qemu", other, 0o755}, {"qemu.d/a", other, 0o755},
+			{"qemu.d/b", string(example), 0o755}}, want: true},
 		"only others":                 {files: []file{{"qemu", other, 0o755}, {"qemu.d/a", other, 0o755}}},
 		"one that libvirt cannot run": {files: []file{{"qemu.d/sharedos-vsock", string(example), 0o644}}},
 		"one that may not be seen":    {machine: hooks{fails: fs.ErrPermission}, want: true},
@@ -134,7 +135,8 @@ func TestWhetherAHookStartsTheDaemonIsFoundOut(t *testing.T) {
 			c.machine.dir = t.TempDir()
 			for _, file := range c.files {
 				path := c.machine.path(filepath.Join("/etc/libvirt/hooks", file.name))
-				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(file.text), 0o600), os.Chmod(path, file.mode)); err != nil {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755),
+					os.WriteFile(path, []byte(file.text), 0o600), os.Chmod(path, file.mode)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -68,12 +68,15 @@ func (h *Libvirt) SetVCPUs(ctx context.Context, name string, count int) error {
 			return err == nil, err
 		}
 		if found.defined.Type == emulated && count > int(now) {
-			return false, fmt.Errorf("%w: it has %d, and gets %d when it is powered off and started", ErrEmulated, now, count)
+			return false, fmt.Errorf("%w: it has %d, and gets %d when it is powered off and started", ErrEmulated, now,
+				count)
 		}
 		change.has = fmt.Sprintf("it has %d", now)
 		err = l.DomainSetVcpusFlags(found.Domain, uint32(count), uint32(libvirt.DomainVCPULive)) //nolint:gosec // it is 1 to MaxVCPUs
-		// The guest has not released a processor yet, or QEMU refuses to ask it, because the guest has not set up ACPI yet.
-		if err != nil && int(now) > count && (libvirtconn.Is(err, libvirt.ErrOperationTimeout) || libvirtconn.Is(err, libvirt.ErrInternalError)) {
+		// The guest has not released a processor yet, or QEMU refuses to ask it, because the guest
+		// has not set up ACPI yet.
+		if err != nil && int(now) > count &&
+			(libvirtconn.Is(err, libvirt.ErrOperationTimeout) || libvirtconn.Is(err, libvirt.ErrInternalError)) {
 			change.has = fmt.Sprintf("it has %d (%v)", now, err)
 			err = nil
 		}
@@ -117,7 +120,8 @@ type compute struct {
 }
 
 // untilDone repeats a step of a change until the change is done. The guest may take its time, and may refuse.
-func (h *Libvirt) untilDone(ctx context.Context, name string, change *compute, step func(*libvirt.Libvirt, ours) (done bool, err error)) error {
+func (h *Libvirt) untilDone(ctx context.Context, name string, change *compute,
+	step func(*libvirt.Libvirt, ours) (done bool, err error)) error {
 	for {
 		var done bool
 		err := h.call(ctx, change.what, func(l *libvirt.Libvirt) error {
@@ -165,7 +169,8 @@ func (h *Libvirt) VCPUsNow(ctx context.Context, name string) (count int, err err
 
 // bytesOf reads an amount of memory with a unit of libvirt's (formatdomain, "Memory Allocation").
 func bytesOf(value uint, unit string) (int64, error) {
-	shift, ok := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "k": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30}[unit]
+	shift, ok := map[string]uint{"b": 0, "bytes": 0, "": 10, "KiB": 10, "k": 10, "MiB": 20, "M": 20,
+		"GiB": 30, "G": 30}[unit]
 	if !ok || uint64(value) > 1<<62>>shift {
 		return 0, fmt.Errorf("%d %s cannot be read", value, unit)
 	}

@@ -22,7 +22,8 @@ func CheckTitle(title string) error {
 // give back another text.
 func CheckDescription(description string) error {
 	for _, r := range description {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' || r == unicode.ReplacementChar || r == 0xfffe || r == 0xffff {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || r == unicode.ReplacementChar ||
+			r == 0xfffe || r == 0xffff {
 			return fmt.Errorf("it has the character %U, which a definition of libvirt cannot hold", r)
 		}
 	}

@@ -21,7 +21,8 @@ const MaxDisks = 16
 // diskAlias begins the alias of a further disk. libvirt keeps aliases that begin with "ua-".
 const diskAlias = "ua-disk-"
 
-// The formats of the volume of a further disk. QEMU is always told the format: a guest could write the header of another one.
+// The formats of the volume of a further disk. QEMU is always told the format: a guest could write
+// the header of another one.
 const (
 	FormatRaw   = "raw"
 	FormatQCOW2 = "qcow2"
@@ -73,7 +74,8 @@ var diskName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,19}$`)
 // CheckDiskName returns why a text cannot name a further disk of a domain.
 func CheckDiskName(name string) error {
 	if !diskName.MatchString(name) {
-		return fmt.Errorf("%q is not a name of 1 to %d letters, digits, _ and -, starting with a letter or digit", name, maxSerial)
+		return fmt.Errorf("%q is not a name of 1 to %d letters, digits, _ and -, starting with a letter or digit", name,
+			maxSerial)
 	}
 	return nil
 }
@@ -81,13 +83,15 @@ func CheckDiskName(name string) error {
 // hexSerial is the form of the serials of layers.
 var hexSerial = regexp.MustCompile(`^[0-9a-f]{20}$`)
 
-// CheckDiskSerial returns why a text cannot be the serial of a further disk. The serials of layers, of offers and of the private disk
-// are taken.
+// CheckDiskSerial returns why a text cannot be the serial of a further disk. The serials of layers,
+// of offers and of the private disk are taken.
 func CheckDiskSerial(serial string) error {
 	switch {
 	case !diskName.MatchString(serial):
-		return fmt.Errorf("%q is not a serial of 1 to %d letters, digits, _ and -, starting with a letter or digit", serial, maxSerial)
-	case serial == agentapi.PrivateDiskSerial || strings.HasPrefix(serial, agentapi.OfferSerialPrefix) || hexSerial.MatchString(serial):
+		return fmt.Errorf("%q is not a serial of 1 to %d letters, digits, _ and -, starting with a letter or digit",
+			serial, maxSerial)
+	case serial == agentapi.PrivateDiskSerial || strings.HasPrefix(serial, agentapi.OfferSerialPrefix) ||
+		hexSerial.MatchString(serial):
 		return fmt.Errorf("%q has the form of the serials of the private disk and of layers", serial)
 	}
 	return nil
@@ -96,7 +100,8 @@ func CheckDiskSerial(serial string) error {
 // check verifies one further disk.
 func (d Disk) check() error {
 	return errors.Join(checkPath(d.Path), CheckDiskSerial(d.Serial),
-		checkOneOf("format", d.Format, DiskFormats), checkOneOf("cache", d.Cache, DiskCaches), checkOneOf("discard", d.Discard, DiskDiscards))
+		checkOneOf("format", d.Format, DiskFormats), checkOneOf("cache", d.Cache, DiskCaches),
+		checkOneOf("discard", d.Discard, DiskDiscards))
 }
 
 func checkOneOf(what, value string, all []string) error {
@@ -161,7 +166,8 @@ func (d *Domain) decodeDisks(devices *libvirtxml.DomainDeviceList) error {
 		switch {
 		case ours:
 			one := Disk{Path: sourcePath(disk), DiskDevice: DiskDevice{
-				Format: DiskFormats[0], Cache: DiskCaches[0], Discard: DiskDiscards[0], Serial: disk.Serial, ReadOnly: disk.ReadOnly != nil,
+				Format: DiskFormats[0], Cache: DiskCaches[0], Discard: DiskDiscards[0], Serial: disk.Serial,
+				ReadOnly: disk.ReadOnly != nil,
 			}}
 			if disk.Driver != nil {
 				one.Format, one.Cache, one.Discard = disk.Driver.Type, disk.Driver.Cache, disk.Driver.Discard

@@ -26,21 +26,24 @@ type Domain struct {
 	VCPUs int
 	// Memory in bytes.
 	Memory int64
-	// MaxVCPUs and MaxMemory are how many processors and how many bytes of memory the running domain can get (SetVCPUs,
-	// SetMemory). They are 0 if it cannot get others than it starts with. A MaxMemory that Memory equals is read back as 0.
+	// MaxVCPUs and MaxMemory are how many processors and how many bytes of memory the running
+	// domain can get (SetVCPUs, SetMemory). They are 0 if it cannot get others than it starts with.
+	// A MaxMemory that Memory equals is read back as 0.
 	MaxVCPUs  int
 	MaxMemory int64
 	// Kernel and Initramfs are paths on the host.
 	Kernel, Initramfs string
-	// Emulated is true if the host has no KVM for the domain. Define sets it in the definition; Lookup and List report it.
+	// Emulated is true if the host has no KVM for the domain. Define sets it in the definition;
+	// Lookup and List report it.
 	Emulated bool
 	// KernelArgs are appended to those that this package sets.
 	KernelArgs []string
 	Layers     []LayerDevice
-	// PrivateDisk is the volume's path on the host. It is empty in the first definition of a VM, which is made before the volume, so
-	// that no volume is ever without a domain that names it.
+	// PrivateDisk is the volume's path on the host. It is empty in the first definition of a VM,
+	// which is made before the volume, so that no volume is ever without a domain that names it.
 	PrivateDisk string
-	// Disks are further disks, by the names that the user gave them. ForeignDisks are those that others have added, as XML.
+	// Disks are further disks, by the names that the user gave them. ForeignDisks are those that
+	// others have added, as XML.
 	Disks        map[string]Disk
 	ForeignDisks []string
 	// Interfaces by the names that the user gave them. ForeignInterfaces are those that others have added, as XML.
@@ -53,11 +56,12 @@ type Domain struct {
 	Metadata   Metadata
 	// Hardware is everything else that the domain has. Give sets it and its record.
 	Hardware Hardware
-	// LostPatches are the patches of the record, counted from 0, that somebody has taken from the definition. Define does not read it.
+	// LostPatches are the patches of the record, counted from 0, that somebody has taken from the
+	// definition. Define does not read it.
 	LostPatches []int
-	// Title and Description are for people who look with virsh; empty if there is none. Foreign are the elements in the
-	// metadata that others have put there, as XML. Whoever defines the domain again passes on what it has of the three, ForeignDisks and
-	// ForeignInterfaces.
+	// Title and Description are for people who look with virsh; empty if there is none. Foreign are
+	// the elements in the metadata that others have put there, as XML. Whoever defines the domain
+	// again passes on what it has of the three, ForeignDisks and ForeignInterfaces.
 	Title, Description string
 	Foreign            []string
 }
@@ -123,7 +127,8 @@ func (d Domain) Check() error {
 		wrong = append(wrong, err)
 	}
 	if len(d.BootConfig) > MaxBootConfig {
-		bad("the boot configuration has %d bytes, and at most %d fit; use fewer or shorter SSH keys", len(d.BootConfig), MaxBootConfig)
+		bad("the boot configuration has %d bytes, and at most %d fit; use fewer or shorter SSH keys",
+			len(d.BootConfig), MaxBootConfig)
 	}
 	if len(d.BootConfig) > 0 && !json.Valid(d.BootConfig) {
 		bad("the boot configuration is not JSON")
@@ -139,7 +144,8 @@ func (d Domain) Check() error {
 func CheckPath(path string) error { return checkPath(path) }
 
 func checkPath(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path ||
+		strings.ContainsFunc(path, func(r rune) bool { return r < ' ' }) {
 		return fmt.Errorf("%q is not a clean absolute path", path)
 	}
 	return nil

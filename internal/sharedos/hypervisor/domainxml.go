@@ -13,14 +13,14 @@ import (
 const (
 	// kernelArgs are passed to every kernel: the console goes to ConsoleLog, and a panic reboots the guest.
 	kernelArgs = "console=ttyS0 quiet panic=10"
-	// emulatedArgs are passed to the kernel of an emulated domain, too. An emulated processor does not speculate, and Linux's
-	// mitigations (retpolines, stuffed return buffers) take a sixth of the time of its system calls.
+	// emulatedArgs are passed to the kernel of an emulated domain, too. An emulated processor does not speculate,
+	// and Linux's mitigations (retpolines, stuffed return buffers) take a sixth of the time of its system calls.
 	emulatedArgs = " mitigations=off"
 )
 
-// slowEmulated are features that an emulated processor is not to offer. With them Linux and libc clear and copy memory by
-// "rep stosb" and "rep movsb", which QEMU's emulator runs byte by byte. Without them a boot takes a quarter less of the host's
-// processor time.
+// slowEmulated are features that an emulated processor is not to offer. With them Linux and libc
+// clear and copy memory by "rep stosb" and "rep movsb", which QEMU's emulator runs byte by byte.
+// Without them a boot takes a quarter less of the host's processor time.
 var slowEmulated = []string{"erms", "fsrm"}
 
 // arch is of all domains.
@@ -68,8 +68,9 @@ func (p platform) encodeAs(d Domain, change func(*libvirtxml.Domain)) (string, e
 			Cmdline: CommandLine(d),
 			SMBios:  &libvirtxml.DomainSMBios{Mode: "sysinfo"},
 		},
-		SysInfo:    sysinfo(d.BootConfig),
-		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		SysInfo: sysinfo(d.BootConfig),
+		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{},
+			APIC: &libvirtxml.DomainFeatureAPIC{}},
 		CPU:        p.cpu(),
 		Clock:      &libvirtxml.DomainClock{Offset: "utc"},
 		OnPoweroff: "destroy",
@@ -128,7 +129,8 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 		}},
 	}
 	if len(bootConfig) > 0 {
-		smbios.OEMStrings = &libvirtxml.DomainSysInfoOEMStrings{Entry: []string{agentapi.BootConfigPrefix + string(bootConfig)}}
+		smbios.OEMStrings = &libvirtxml.DomainSysInfoOEMStrings{Entry: []string{agentapi.BootConfigPrefix +
+			string(bootConfig)}}
 	}
 	return []libvirtxml.DomainSysInfo{{SMBIOS: smbios}}
 }
@@ -136,11 +138,13 @@ func sysinfo(bootConfig []byte) []libvirtxml.DomainSysInfo {
 func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 	devices := &libvirtxml.DomainDeviceList{
 		Serials: []libvirtxml.DomainSerial{{
-			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog, Append: "on"}},
+			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.ConsoleLog,
+				Append: "on"}},
 		}},
 		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
 		// It resets a VM whose kernel hangs after a kexec. It does nothing until the guest arms it.
-		Watchdogs: []libvirtxml.DomainWatchdog{{Model: watchdogModel, Action: "reset", Address: pciAddress(watchdogSlot)}},
+		Watchdogs: []libvirtxml.DomainWatchdog{{Model: watchdogModel, Action: "reset",
+			Address: pciAddress(watchdogSlot)}},
 		RNGs: []libvirtxml.DomainRNG{{
 			Model:   "virtio",
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: RandomSources[0]}},
@@ -166,8 +170,9 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 // decode reads a definition back into the model, including what somebody changed by hand.
 func decode(domain *libvirtxml.Domain) (Domain, error) {
 	d := Domain{
-		Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated, Title: domain.Title, Description: domain.Description,
-		Foreign: foreignElements(domain.Metadata),
+		Name: domain.Name, UUID: domain.UUID, Emulated: domain.Type == emulated, Title: domain.Title,
+		Description: domain.Description,
+		Foreign:     foreignElements(domain.Metadata),
 	}
 	var err error
 	if d.Metadata, err = decodeMetadata(domain); err != nil {

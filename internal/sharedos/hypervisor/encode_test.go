@@ -34,8 +34,8 @@ func TestTheCommandLineIsReadBack(t *testing.T) {
 	}
 }
 
-// QEMU's emulator runs "rep stosb" byte by byte, so an emulated processor does not offer the features with which Linux and libc
-// prefer it.
+// QEMU's emulator runs "rep stosb" byte by byte, so an emulated processor does not offer the
+// features with which Linux and libc prefer it.
 func TestAnEmulatedProcessorDoesNotOfferWhatIsSlow(t *testing.T) {
 	for virtType, want := range map[string]*libvirtxml.DomainCPU{
 		"kvm": {Mode: "host-passthrough"},
@@ -43,7 +43,8 @@ func TestAnEmulatedProcessorDoesNotOfferWhatIsSlow(t *testing.T) {
 			{Policy: "disable", Name: "erms"}, {Policy: "disable", Name: "fsrm"},
 		}},
 	} {
-		if got := (platform{virtType: virtType}).cpu(); got.Mode != want.Mode || !slices.Equal(got.Features, want.Features) {
+		if got := (platform{virtType: virtType}).cpu(); got.Mode != want.Mode ||
+			!slices.Equal(got.Features, want.Features) {
 			t.Errorf("%s: %+v, want %+v", virtType, got, want)
 		}
 	}

@@ -14,12 +14,14 @@ func plainDomain() Domain {
 	return Domain{
 		Name: "web", UUID: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", VCPUs: 2, Memory: 1 << 29,
 		Kernel: "/pool/kernel", Initramfs: "/pool/initramfs", PrivateDisk: "/pool/vm-web", ConsoleLog: "/state/web.log",
-		Layers: []LayerDevice{{ID: tree.Sum([]byte("layer")), Path: "/pool/layer"}}, Interfaces: map[string]Interface{"lan": {Bridge: "br0"}},
+		Layers:     []LayerDevice{{ID: tree.Sum([]byte("layer")), Path: "/pool/layer"}},
+		Interfaces: map[string]Interface{"lan": {Bridge: "br0"}},
 		BootConfig: []byte(`{"hostname":"web"}`), Metadata: Metadata{Pool: "pool", PrivateVolume: "vm-web"},
 	}
 }
 
-// A VM that asks for nothing more keeps the definition that it has, to the byte: another one would reach it at its next start.
+// A VM that asks for nothing more keeps the definition that it has, to the byte: another one would
+// reach it at its next start.
 func TestTheDefinitionOfAPlainDomainStays(t *testing.T) {
 	for name, on := range map[string]platform{
 		"kvm":  {virtType: "kvm", hostVSock: true},

@@ -12,14 +12,15 @@ import (
 	"strings"
 )
 
-// ErrRefused means that the host cannot run a domain with this hardware: libvirt refuses its definition, or its parts contradict each other.
+// ErrRefused means that the host cannot run a domain with this hardware: libvirt refuses its
+// definition, or its parts contradict each other.
 var ErrRefused = errors.New("a VM cannot have this hardware on this host")
 
-// Hardware is what a domain has beside the number of its processors, its memory, disks and interfaces. The zero value is what a domain
-// has of which nothing is said.
+// Hardware is what a domain has beside the number of its processors, its memory, disks and
+// interfaces. The zero value is what a domain has of which nothing is said.
 type Hardware struct {
-	// Machine is the machine type, MachineQ35 or a version of it such as "pc-q35-9.2"; "" is MachineQ35. libvirt reads that one as the newest
-	// version that it has whenever the domain is defined.
+	// Machine is the machine type, MachineQ35 or a version of it such as "pc-q35-9.2"; "" is MachineQ35.
+	// libvirt reads that one as the newest version that it has whenever the domain is defined.
 	Machine string `json:",omitempty"`
 	CPU     CPU    `json:",omitzero"`
 	// Memory is how the host backs the memory.
@@ -41,16 +42,18 @@ type Hardware struct {
 
 // CPU is the processor of a domain.
 type CPU struct {
-	// Model is CPUHostPassthrough, CPUHostModel, CPUMaximum or the name of a model of libvirt's. "" is CPUHostPassthrough with KVM, and
-	// otherwise CPUMaximum.
+	// Model is CPUHostPassthrough, CPUHostModel, CPUMaximum or the name of a model of libvirt's. ""
+	// is CPUHostPassthrough with KVM, and otherwise CPUMaximum.
 	Model string `json:",omitempty"`
-	// Sockets, Cores and Threads are the topology: all are 0, or their product is the largest number of processors, where 0 counts as 1.
+	// Sockets, Cores and Threads are the topology: all are 0, or their product is the largest
+	// number of processors, where 0 counts as 1.
 	Sockets int `json:",omitempty"`
 	Cores   int `json:",omitempty"`
 	Threads int `json:",omitempty"`
 	// Pins are the processors of the host that a processor of the domain may run on, as Processors writes them.
 	Pins map[int]string `json:",omitempty"`
-	// Shares weigh the time that the domain gets against that of others, MinShares to MaxShares; 0 is the host's default.
+	// Shares weigh the time that the domain gets against that of others, MinShares to MaxShares; 0
+	// is the host's default.
 	Shares int `json:",omitempty"`
 }
 
@@ -71,8 +74,8 @@ const (
 type MemoryBacking struct {
 	// HugePages is the size of the host's pages in bytes; 0 is its usual size.
 	HugePages int64 `json:",omitempty"`
-	// Nodes are NUMA nodes of the host, as Processors writes numbers; "" is any. Mode is one of NUMAModes; "" is the first of them,
-	// and the only one without Nodes.
+	// Nodes are NUMA nodes of the host, as Processors writes numbers; "" is any. Mode is one of
+	// NUMAModes; "" is the first of them, and the only one without Nodes.
 	Nodes string `json:",omitempty"`
 	Mode  string `json:",omitempty"`
 }
@@ -87,7 +90,8 @@ var TPMModels = []string{"tpm-crb", "tpm-tis"}
 type Graphics struct {
 	// Type is one of GraphicsTypes; "" is the first of them.
 	Type string `json:",omitempty"`
-	// Listen is the address on the host; "" is 127.0.0.1. It is empty if Socket is set, an absolute path of a unix socket.
+	// Listen is the address on the host; "" is 127.0.0.1. It is empty if Socket is set, an absolute
+	// path of a unix socket.
 	Listen string `json:",omitempty"`
 	Socket string `json:",omitempty"`
 	// Port on Listen; 0 lets libvirt choose one at each start.
@@ -136,7 +140,8 @@ type HostDevice struct {
 
 // IsZero reports whether nothing is said about the hardware.
 func (h Hardware) IsZero() bool {
-	return h.Machine == "" && h.CPU.isZero() && h.Memory == (MemoryBacking{}) && h.TPM == "" && h.Graphics == nil && h.Watchdog == "" && h.Random == (Random{}) &&
+	return h.Machine == "" && h.CPU.isZero() && h.Memory == (MemoryBacking{}) && h.TPM == "" && h.Graphics == nil &&
+		h.Watchdog == "" && h.Random == (Random{}) &&
 		len(h.Directories)+len(h.Devices)+len(h.Patches) == 0
 }
 
@@ -155,8 +160,8 @@ func (c CPU) isZero() bool {
 	return c.Model == "" && c.Sockets == 0 && c.Cores == 0 && c.Threads == 0 && len(c.Pins) == 0 && c.Shares == 0
 }
 
-// AtStart is the hardware as QEMU gets it when the domain starts: two that are equal do not differ for the guest. Only the model of the
-// processor stays as it is said, since its default depends on the host.
+// AtStart is the hardware as QEMU gets it when the domain starts: two that are equal do not differ for
+// the guest. Only the model of the processor stays as it is said, since its default depends on the host.
 func (h Hardware) AtStart() Hardware {
 	h = h.clone()
 	unless := func(value *string, usual string) {
@@ -242,7 +247,8 @@ var (
 // CheckCPUModel returns why a text cannot name a model of a processor.
 func CheckCPUModel(model string) error {
 	if !cpuModel.MatchString(model) {
-		return fmt.Errorf("%q is not a name of 1 to 64 letters, digits, _, ., + and -, starting with a letter or digit", model)
+		return fmt.Errorf("%q is not a name of 1 to 64 letters, digits, _, ., + and -, starting with a letter or digit",
+			model)
 	}
 	return nil
 }
@@ -293,7 +299,8 @@ func Processors(text string) (string, error) {
 			to, err = strconv.ParseUint(last, 10, 16)
 		}
 		if err != nil || from > to || to > maxNumber {
-			return "", fmt.Errorf("%q is not a list of numbers from 0 to %d and ranges of them, such as 0-3,8", text, maxNumber)
+			return "", fmt.Errorf("%q is not a list of numbers from 0 to %d and ranges of them, such as 0-3,8", text,
+				maxNumber)
 		}
 		for n := from; n <= to; n++ {
 			set[n] = true
@@ -329,8 +336,9 @@ func (h Hardware) check(vcpus int, bad func(format string, args ...any)) {
 			bad("model of the processor: %w", err)
 		}
 	}
-	if sockets, cores, threads := h.CPU.topology(); sockets != 0 && (min(sockets, cores, threads) < 1 || max(sockets, cores, threads) > MaxVCPUs ||
-		sockets*cores*threads != vcpus) {
+	if sockets, cores, threads := h.CPU.topology(); sockets != 0 &&
+		(min(sockets, cores, threads) < 1 || max(sockets, cores, threads) > MaxVCPUs ||
+			sockets*cores*threads != vcpus) {
 		bad("%d sockets with %d cores with %d threads are not %d processors", sockets, cores, threads, vcpus)
 	}
 	numbers := func(what, text string) {

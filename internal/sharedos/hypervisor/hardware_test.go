@@ -18,7 +18,8 @@ func TestLibvirtIsAskedAboutHardware(t *testing.T) {
 	bed := testbed.New(t)
 	h := open(t, bed)
 	d := hypervisortest.Domain(t, h)
-	d.Interfaces = map[string]hypervisor.Interface{"lan": {Network: "no-such-network"}, "out": {User: &hypervisor.UserNetwork{}}}
+	d.Interfaces = map[string]hypervisor.Interface{"lan": {Network: "no-such-network"},
+		"out": {User: &hypervisor.UserNetwork{}}}
 	ask := func(hardware hypervisor.Hardware) error {
 		d.Give(hardware)
 		return h.Accepts(t.Context(), d)
@@ -123,7 +124,8 @@ func TestSharesOfARunningDomain(t *testing.T) {
 			if said := bed.Virsh(t, "schedinfo", "--live", d.Name); !strings.Contains(said, "cpu_shares     : "+want) {
 				t.Errorf("it runs with\n%s", said)
 			}
-		} else if errors.Is(err, hypervisor.ErrUnreachable) || errors.Is(err, hypervisor.ErrNotFound) || errors.Is(err, hypervisor.ErrNotRunning) {
+		} else if errors.Is(err, hypervisor.ErrUnreachable) || errors.Is(err, hypervisor.ErrNotFound) ||
+			errors.Is(err, hypervisor.ErrNotRunning) {
 			t.Error(err)
 		}
 	}

@@ -34,7 +34,8 @@ func encodeHardware(domain *libvirtxml.Domain, h Hardware) error {
 	}
 	if h.Graphics != nil {
 		devices.Graphics = []libvirtxml.DomainGraphic{h.Graphics.encode()}
-		devices.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: cmp.Or(h.Graphics.Video, VideoModels[0]), Heads: 1, Primary: "yes"}}}
+		devices.Videos = []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: cmp.Or(h.Graphics.Video,
+			VideoModels[0]), Heads: 1, Primary: "yes"}}}
 	}
 	if h.Watchdog != "" {
 		devices.Watchdogs[0].Action = h.Watchdog
@@ -98,7 +99,8 @@ func encodeCPU(domain *libvirtxml.Domain, c CPU) {
 	case CPUHostPassthrough, CPUHostModel, CPUMaximum:
 		domain.CPU.Mode = c.Model
 	default:
-		domain.CPU.Mode, domain.CPU.Match, domain.CPU.Model = "custom", "exact", &libvirtxml.DomainCPUModel{Fallback: "forbid", Value: c.Model}
+		domain.CPU.Mode, domain.CPU.Match, domain.CPU.Model = "custom", "exact",
+			&libvirtxml.DomainCPUModel{Fallback: "forbid", Value: c.Model}
 	}
 	if sockets, cores, threads := c.topology(); sockets != 0 {
 		domain.CPU.Topology = &libvirtxml.DomainCPUTopology{Sockets: sockets, Cores: cores, Threads: threads}
@@ -117,7 +119,8 @@ func encodeCPU(domain *libvirtxml.Domain, c CPU) {
 
 func encodeMemoryBacking(domain *libvirtxml.Domain, h Hardware) {
 	if h.Memory.Nodes != "" {
-		domain.NUMATune = &libvirtxml.DomainNUMATune{Memory: &libvirtxml.DomainNUMATuneMemory{Mode: cmp.Or(h.Memory.Mode, NUMAModes[0]), Nodeset: h.Memory.Nodes}}
+		domain.NUMATune = &libvirtxml.DomainNUMATune{Memory: &libvirtxml.DomainNUMATuneMemory{Mode: cmp.Or(
+			h.Memory.Mode, NUMAModes[0]), Nodeset: h.Memory.Nodes}}
 	}
 	if h.Memory.HugePages == 0 && len(h.Directories) == 0 {
 		return
@@ -145,7 +148,8 @@ func shareMemory(domain *libvirtxml.Domain) {
 }
 
 func (g Graphics) encode() libvirtxml.DomainGraphic {
-	listen := libvirtxml.DomainGraphicListener{Address: &libvirtxml.DomainGraphicListenerAddress{Address: cmp.Or(g.Listen, graphicsListen)}}
+	listen := libvirtxml.DomainGraphicListener{Address: &libvirtxml.DomainGraphicListenerAddress{Address: cmp.Or(
+		g.Listen, graphicsListen)}}
 	port, auto := g.Port, "no"
 	switch {
 	case g.Socket != "":
@@ -156,7 +160,8 @@ func (g Graphics) encode() libvirtxml.DomainGraphic {
 	}
 	listeners := []libvirtxml.DomainGraphicListener{listen}
 	if g.Type == "spice" {
-		return libvirtxml.DomainGraphic{Spice: &libvirtxml.DomainGraphicSpice{Port: port, AutoPort: auto, Listeners: listeners}}
+		return libvirtxml.DomainGraphic{Spice: &libvirtxml.DomainGraphicSpice{Port: port,
+			AutoPort: auto, Listeners: listeners}}
 	}
 	return libvirtxml.DomainGraphic{VNC: &libvirtxml.DomainGraphicVNC{Port: port, AutoPort: auto, Listeners: listeners}}
 }
@@ -164,10 +169,11 @@ func (g Graphics) encode() libvirtxml.DomainGraphic {
 func (d HostDevice) encode() (libvirtxml.DomainHostdev, error) {
 	if d.USB != "" {
 		vendor, product, _ := strings.Cut(d.USB, ":")
-		return libvirtxml.DomainHostdev{Managed: "yes", SubsysUSB: &libvirtxml.DomainHostdevSubsysUSB{Source: &libvirtxml.DomainHostdevSubsysUSBSource{
-			Vendor:  &libvirtxml.DomainHostDevProductVendorID{ID: "0x" + vendor},
-			Product: &libvirtxml.DomainHostDevProductVendorID{ID: "0x" + product},
-		}}}, nil
+		return libvirtxml.DomainHostdev{Managed: "yes",
+			SubsysUSB: &libvirtxml.DomainHostdevSubsysUSB{Source: &libvirtxml.DomainHostdevSubsysUSBSource{
+				Vendor:  &libvirtxml.DomainHostDevProductVendorID{ID: "0x" + vendor},
+				Product: &libvirtxml.DomainHostDevProductVendorID{ID: "0x" + product},
+			}}}, nil
 	}
 	var numbers [4]uint
 	for i, part := range strings.FieldsFunc(d.PCI, func(r rune) bool { return r == ':' || r == '.' }) {
@@ -177,19 +183,22 @@ func (d HostDevice) encode() (libvirtxml.DomainHostdev, error) {
 		}
 		numbers[i] = uint(number)
 	}
-	return libvirtxml.DomainHostdev{Managed: "yes", SubsysPCI: &libvirtxml.DomainHostdevSubsysPCI{Source: &libvirtxml.DomainHostdevSubsysPCISource{
-		Address: &libvirtxml.DomainAddressPCI{Domain: &numbers[0], Bus: &numbers[1], Slot: &numbers[2], Function: &numbers[3]},
-	}}}, nil
+	return libvirtxml.DomainHostdev{Managed: "yes",
+		SubsysPCI: &libvirtxml.DomainHostdevSubsysPCI{Source: &libvirtxml.DomainHostdevSubsysPCISource{
+			Address: &libvirtxml.DomainAddressPCI{Domain: &numbers[0], Bus: &numbers[1],
+				Slot: &numbers[2], Function: &numbers[3]},
+		}}}, nil
 }
 
-// decodeHardware reads the hardware of a definition. What the record says in other words stays as it is recorded. Patches are always those
-// of the record; LostPatches are those that the definition no longer has.
+// decodeHardware reads the hardware of a definition. What the record says in other words stays as it is
+// recorded. Patches are always those of the record; LostPatches are those that the definition no longer has.
 func (d *Domain) decodeHardware(domain *libvirtxml.Domain) error {
 	found := Hardware{CPU: decodeCPU(domain)}
 	if numa := domain.NUMATune; numa != nil && numa.Memory != nil {
 		found.Memory.Nodes, found.Memory.Mode = numa.Memory.Nodeset, numa.Memory.Mode
 	}
-	if backing := domain.MemoryBacking; backing != nil && backing.MemoryHugePages != nil && len(backing.MemoryHugePages.Hugepages) > 0 {
+	if backing := domain.MemoryBacking; backing != nil && backing.MemoryHugePages != nil &&
+		len(backing.MemoryHugePages.Hugepages) > 0 {
 		page := backing.MemoryHugePages.Hugepages[0]
 		size, err := bytesOf(page.Size, page.Unit)
 		if err != nil {
@@ -208,7 +217,8 @@ func (d *Domain) decodeHardware(domain *libvirtxml.Domain) error {
 	found.Patches = recorded.Patches
 	// Every definition has a version, and only one that was asked for has to stay.
 	if recorded.Machine != "" && domain.OS != nil && domain.OS.Type != nil {
-		if found.Machine = domain.OS.Type.Machine; recorded.Machine == MachineQ35 && machineVersion.MatchString(found.Machine) {
+		if found.Machine = domain.OS.Type.Machine; recorded.Machine == MachineQ35 &&
+			machineVersion.MatchString(found.Machine) {
 			found.Machine = MachineQ35
 		}
 	}
@@ -285,13 +295,15 @@ func (h *Hardware) decodeDevices(devices *libvirtxml.DomainDeviceList) {
 		}
 	}
 	for _, directory := range devices.Filesystems {
-		if directory.Driver == nil || directory.Driver.Type != "virtiofs" || directory.Target == nil || directory.Source == nil || directory.Source.Mount == nil {
+		if directory.Driver == nil || directory.Driver.Type != "virtiofs" || directory.Target == nil ||
+			directory.Source == nil || directory.Source.Mount == nil {
 			continue
 		}
 		if h.Directories == nil {
 			h.Directories = map[string]Directory{}
 		}
-		h.Directories[directory.Target.Dir] = Directory{Path: directory.Source.Mount.Dir, ReadOnly: directory.ReadOnly != nil}
+		h.Directories[directory.Target.Dir] = Directory{Path: directory.Source.Mount.Dir,
+			ReadOnly: directory.ReadOnly != nil}
 	}
 	for _, device := range devices.Hostdevs {
 		one, name := decodeHostDevice(device)
@@ -342,9 +354,12 @@ func decodeHostDevice(device libvirtxml.DomainHostdev) (found HostDevice, name s
 			return *n
 		}
 		at := device.SubsysPCI.Source.Address
-		found.PCI = fmt.Sprintf("%04x:%02x:%02x.%x", number(at.Domain), number(at.Bus), number(at.Slot), number(at.Function))
-	case device.SubsysUSB != nil && device.SubsysUSB.Source != nil && device.SubsysUSB.Source.Vendor != nil && device.SubsysUSB.Source.Product != nil:
-		found.USB = strings.TrimPrefix(device.SubsysUSB.Source.Vendor.ID, "0x") + ":" + strings.TrimPrefix(device.SubsysUSB.Source.Product.ID, "0x")
+		found.PCI = fmt.Sprintf("%04x:%02x:%02x.%x", number(at.Domain), number(at.Bus),
+			number(at.Slot), number(at.Function))
+	case device.SubsysUSB != nil && device.SubsysUSB.Source != nil && device.SubsysUSB.Source.Vendor != nil &&
+		device.SubsysUSB.Source.Product != nil:
+		found.USB = strings.TrimPrefix(device.SubsysUSB.Source.Vendor.ID, "0x") + ":" +
+			strings.TrimPrefix(device.SubsysUSB.Source.Product.ID, "0x")
 	}
 	if device.Alias != nil {
 		if name, ok := strings.CutPrefix(device.Alias.Name, deviceAlias); ok {
@@ -354,7 +369,8 @@ func decodeHostDevice(device libvirtxml.DomainHostdev) (found HostDevice, name s
 	return found, strings.NewReplacer(":", "-", ".", "-").Replace(found.PCI + found.USB)
 }
 
-// Accepts implements Hypervisor. libvirt is asked to write the command line of a QEMU, for which it checks all that it can check without one.
+// Accepts implements Hypervisor. libvirt is asked to write the command line of a QEMU, for which it
+// checks all that it can check without one.
 func (h *Libvirt) Accepts(ctx context.Context, domain Domain) error {
 	what := "ask whether libvirt accepts a domain"
 	if err := domain.Check(); err != nil {
@@ -398,11 +414,13 @@ func (h *Libvirt) Accepts(ctx context.Context, domain Domain) error {
 	return err
 }
 
-// noSuchType is a type of domains that the schema of definitions has and QEMU does not, so that no definition with it is ever taken.
+// noSuchType is a type of domains that the schema of definitions has and QEMU does not, so that no
+// definition with it is ever taken.
 const noSuchType = "test"
 
-// schemaRefusal returns why the patches of a domain do not match libvirt's schema: libvirt ignores elements that it does not know. It checks a
-// definition against the schema only when it is asked to define it. So it is asked to define one that it refuses after that check in any case.
+// schemaRefusal returns why the patches of a domain do not match libvirt's schema: libvirt ignores
+// elements that it does not know. It checks a definition against the schema only when it is asked
+// to define it. So it is asked to define one that it refuses after that check in any case.
 func schemaRefusal(l *libvirt.Libvirt, p platform, domain Domain, change func(*libvirtxml.Domain)) (refusal, _ error) {
 	text, err := p.encodeAs(domain, func(definition *libvirtxml.Domain) {
 		change(definition)
@@ -440,7 +458,8 @@ func (h *Libvirt) CPUModels(ctx context.Context) (models []string, err error) {
 		if err != nil {
 			return err
 		}
-		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35}, libvirt.OptString{platform.virtType}, 0)
+		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35},
+			libvirt.OptString{platform.virtType}, 0)
 		if err != nil {
 			return err
 		}

@@ -20,8 +20,9 @@ const (
 	detachRepeat = time.Second
 )
 
-// attach adds a device with an alias to a running domain and to its definition, where it is missing. reserved ports stay free. check says
-// why the device cannot be added to a definition. device describes it as XML, for all of the definitions that there are.
+// attach adds a device with an alias to a running domain and to its definition, where it is
+// missing. reserved ports stay free. check says why the device cannot be added to a definition.
+// device describes it as XML, for all of the definitions that there are.
 func (h *Libvirt) attach(ctx context.Context, what, name, alias string, reserved int,
 	check func(*libvirtxml.Domain) error, device func(definitions []*libvirtxml.Domain) (string, error),
 ) error {
@@ -78,7 +79,8 @@ func hasAlias(domain *libvirtxml.Domain, alias string) bool {
 	}
 	is := func(one *libvirtxml.DomainAlias) bool { return one != nil && one.Name == alias }
 	return slices.ContainsFunc(domain.Devices.Disks, func(disk libvirtxml.DomainDisk) bool { return is(disk.Alias) }) ||
-		slices.ContainsFunc(domain.Devices.Interfaces, func(one libvirtxml.DomainInterface) bool { return is(one.Alias) })
+		slices.ContainsFunc(domain.Devices.Interfaces,
+			func(one libvirtxml.DomainInterface) bool { return is(one.Alias) })
 }
 
 // checkPorts verifies that a running domain has a PCIe port for one more device, besides those that stay reserved.
@@ -88,8 +90,9 @@ func checkPorts(definition string, reserved int) error {
 		return err
 	}
 	if free <= reserved {
-		return fmt.Errorf("%w: it has %d free ports, of which %d are kept for the layers of a refresh; power it off and apply again, so that "+
-			"it starts with all that it needs", ErrNoPort, free, reserved)
+		return fmt.Errorf(
+			"%w: it has %d free ports, of which %d are kept for the layers of a refresh; power it off and apply "+
+				"again, so that it starts with all that it needs", ErrNoPort, free, reserved)
 	}
 	return nil
 }
@@ -152,8 +155,8 @@ func detachFromDefinition(l *libvirt.Libvirt, found ours, alias string) error {
 	return err
 }
 
-// answerOf returns an error only if libvirt answered with one. libvirt refuses a second request while the guest has not answered
-// the first, which is no reason to stop waiting. A lost connection fails the next call.
+// answerOf returns an error only if libvirt answered with one. libvirt refuses a second request while the
+// guest has not answered the first, which is no reason to stop waiting. A lost connection fails the next call.
 func answerOf(err error) error {
 	var answer libvirt.Error
 	if errors.As(err, &answer) {

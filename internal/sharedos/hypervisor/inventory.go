@@ -14,7 +14,8 @@ import (
 type Listed struct {
 	Domain
 	State State
-	// Damaged matches ErrDamaged if the record in the domain's metadata cannot be read. The Domain then has its name and UUID alone.
+	// Damaged matches ErrDamaged if the record in the domain's metadata cannot be read. The Domain
+	// then has its name and UUID alone.
 	Damaged error
 }
 

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// MaxKernelArgs bounds the kernel arguments of a domain together, in bytes. A kernel accepts 2047, with those of this package.
+// MaxKernelArgs bounds the kernel arguments of a domain together, in bytes. A kernel accepts 2047,
+// with those of this package.
 const MaxKernelArgs = 1024
 
 // ownArgs are the names of the kernel arguments that say how a VM boots, each with why it cannot be given.
@@ -23,10 +24,12 @@ var ownArgs = []struct{ names, why string }{
 // CheckKernelArg checks an argument for the kernel that a user gives.
 func CheckKernelArg(arg string) error {
 	if arg == "" || strings.ContainsFunc(arg, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("it is empty, or has a space or a character that is not ASCII: each argument is an element of its own")
+		return errors.New(
+			"it is empty, or has a space or a character that is not ASCII: each argument is an element of its own")
 	}
 	if strings.Count(arg, `"`)%2 != 0 {
-		return errors.New("it has a quotation mark without its other one, so that the arguments behind it would be part of it")
+		return errors.New(
+			"it has a quotation mark without its other one, so that the arguments behind it would be part of it")
 	}
 	if arg == "--" {
 		return errors.New("what follows it are arguments of the first program, which is the agent")

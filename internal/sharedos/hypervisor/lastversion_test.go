@@ -42,11 +42,13 @@ func TestADefinitionOfTheLastVersionIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := read.Metadata
-			if got.Initramfs.IsZero() || got.DiskSize != 1<<30 || got.Pool != "pool" || got.PrivateVolume != "vm-web-a" || !got.Stack.ID.IsZero() ||
+			if got.Initramfs.IsZero() || got.DiskSize != 1<<30 || got.Pool != "pool" ||
+				got.PrivateVolume != "vm-web-a" || !got.Stack.ID.IsZero() ||
 				got.Stack.Base != first && got.Stack.Base != second {
 				t.Errorf("read %+v", got)
 			}
-			got.Initramfs, got.DiskSize, got.Pool, got.PrivateVolume, got.Stack = tree.Digest{}, 0, "", "", release.Stack{}
+			got.Initramfs, got.DiskSize, got.Pool, got.PrivateVolume, got.Stack = tree.Digest{},
+				0, "", "", release.Stack{}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
 			}
@@ -55,7 +57,8 @@ func TestADefinitionOfTheLastVersionIsRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if written, err := decodeMetadata(&libvirtxml.Domain{Metadata: again}); err != nil || cmp.Diff(read.Metadata, written) != "" {
+			if written, err := decodeMetadata(&libvirtxml.Domain{Metadata: again}); err != nil ||
+				cmp.Diff(read.Metadata, written) != "" {
 				t.Errorf("written and read it is %+v, %v", written, err)
 			}
 		})

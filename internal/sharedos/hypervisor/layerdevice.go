@@ -106,7 +106,8 @@ func (l LayerDevice) check() error {
 func checkLayers(layers []LayerDevice) []error {
 	var wrong []error
 	if len(layers) > MaxLayers {
-		wrong = append(wrong, fmt.Errorf("%w: %d, and at most %d can be attached", ErrTooManyLayers, len(layers), MaxLayers))
+		wrong = append(wrong,
+			fmt.Errorf("%w: %d, and at most %d can be attached", ErrTooManyLayers, len(layers), MaxLayers))
 	}
 	serials := map[string]tree.Digest{}
 	for _, layer := range layers {

@@ -41,8 +41,8 @@ func (h *Libvirt) AttachLayer(ctx context.Context, name string, layer LayerDevic
 		func(definition *libvirtxml.Domain) error { return checkAddition(definition, layer) }, layer.disk)
 }
 
-// DetachLayer implements Hypervisor. The layer leaves the definition last: if detaching fails before that, the definition still
-// has it, and a later call detaches it again.
+// DetachLayer implements Hypervisor. The layer leaves the definition last: if detaching fails
+// before that, the definition still has it, and a later call detaches it again.
 func (h *Libvirt) DetachLayer(ctx context.Context, name string, id tree.Digest) error {
 	return h.detach(ctx, fmt.Sprintf("detach layer %s from domain %q", id, name), name, layerAliasOf(id))
 }

@@ -19,8 +19,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/machine"
 )
 
-// maxStateDir is the maximum length of the state directory's path in bytes. A socket's path has at most 108 bytes (unix(7)): the
-// directory, a directory of a VM and a name of 46 bytes together, and a port that the vsock daemon appends.
+// maxStateDir is the maximum length of the state directory's path in bytes. A socket's path has at
+// most 108 bytes (unix(7)): the directory, a directory of a VM and a name of 46 bytes together, and
+// a port that the vsock daemon appends.
 const maxStateDir = 50
 
 // Libvirt runs domains of the QEMU driver of one libvirt.
@@ -31,7 +32,8 @@ type Libvirt struct {
 	stateDir string
 
 	mu sync.Mutex
-	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it. qemuUser is the number of the user that QEMU runs as.
+	// virtType is "kvm" or emulated. It is empty until libvirt was asked for it. qemuUser is the
+	// number of the user that QEMU runs as.
 	virtType string
 	qemuUser int
 
@@ -47,13 +49,16 @@ type Libvirt struct {
 
 var _ Hypervisor = (*Libvirt)(nil)
 
-// New returns the hypervisor of a libvirt and of the machine that it runs on. stateDir is an absolute path on the machine, of at
-// most 50 bytes. It has to last as long as domains run. Close leaves the client open.
+// New returns the hypervisor of a libvirt and of the machine that it runs on. stateDir is an absolute path
+// on the machine, of at most 50 bytes. It has to last as long as domains run. Close leaves the client open.
 func New(ctx context.Context, client *libvirtconn.Client, on machine.Machine, stateDir string) (*Libvirt, error) {
 	if !filepath.IsAbs(stateDir) || len(stateDir) > maxStateDir {
-		return nil, fmt.Errorf("state directory %q: use an absolute path of at most %d bytes, because sockets are created in it", stateDir, maxStateDir)
+		return nil, fmt.Errorf(
+			"state directory %q: use an absolute path of at most %d bytes, because sockets are created in it", stateDir,
+			maxStateDir)
 	}
-	// QEMU may run as another user. It has to reach a socket in the directory by its name, and need not list the directory.
+	// QEMU may run as another user. It has to reach a socket in the directory by its name, and need
+	// not list the directory.
 	if err := on.MakeDir(ctx, stateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("create the state directory: %w", err)
 	}
@@ -78,10 +83,12 @@ func checkStateDir(ctx context.Context, on machine.Machine, dir string) error {
 	case !mode.IsDir():
 		return fmt.Errorf("state directory %s is no directory", dir)
 	case owner != self && owner != 0:
-		return fmt.Errorf("state directory %s belongs to user %d, who could replace sockets in it: choose another one (SHAREDOS_STATE_DIR)", dir, owner)
+		return fmt.Errorf(
+			"state directory %s belongs to user %d, who could replace sockets in it: choose another one (SHAREDOS_STATE_DIR)", dir, owner)
 	case mode.Perm()&0o022 != 0:
-		return fmt.Errorf("state directory %s has mode %o, so that others could replace sockets in it: chmod go-w %[1]s, or choose another one "+
-			"(SHAREDOS_STATE_DIR)", dir, mode.Perm())
+		return fmt.Errorf(
+			"state directory %s has mode %o, so that others could replace sockets in it: chmod go-w %[1]s, or choose "+
+				"another one (SHAREDOS_STATE_DIR)", dir, mode.Perm())
 	}
 	return nil
 }
@@ -210,7 +217,8 @@ func (h *Libvirt) Define(ctx context.Context, domain Domain) error {
 			_, err = l.DomainDefineXMLFlags(text, 0)
 			return err
 		}
-		if refusal, err := schemaRefusal(l, platform, domain, func(*libvirtxml.Domain) {}); err != nil || refusal != nil {
+		if refusal, err := schemaRefusal(l, platform, domain, func(*libvirtxml.Domain) {}); err != nil ||
+			refusal != nil {
 			return errors.Join(refusal, err)
 		}
 		handle, err := l.DomainDefineXMLFlags(text, 0)
@@ -238,7 +246,8 @@ func recordUnread(l *libvirt.Libvirt, handle libvirt.Domain, domain Domain) erro
 	if err != nil {
 		return err
 	}
-	return l.DomainSetMetadata(handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{text}, libvirt.OptString{metadataPrefix},
+	return l.DomainSetMetadata(handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{text},
+		libvirt.OptString{metadataPrefix},
 		libvirt.OptString{metadataSpace}, libvirt.DomainAffectConfig)
 }
 
@@ -269,8 +278,8 @@ func (h *Libvirt) platform(ctx context.Context, l *libvirt.Libvirt) (platform, e
 	return platform{virtType: h.virtType, hostVSock: hostVSock, qemuUser: h.qemuUser, vsockSocket: h.vsock}, nil
 }
 
-// qemuUser is the number of the user that libvirt runs QEMU as: the label of its security driver dac, "+64055:+64055", or the user of
-// libvirt if it does not change the user.
+// qemuUser is the number of the user that libvirt runs QEMU as: the label of its security driver
+// dac, "+64055:+64055", or the user of libvirt if it does not change the user.
 func qemuUser(ctx context.Context, on machine.Machine, capabilities libvirtxml.Caps, virtType string) (int, error) {
 	for _, model := range capabilities.Host.SecModel {
 		if model.Name != "dac" {
@@ -308,20 +317,23 @@ func virtType(capabilities libvirtxml.Caps) (string, error) {
 		}
 	}
 	if found == "" {
-		return "", errors.New("libvirt finds no QEMU for x86_64; install it (on Debian: apt-get install qemu-system-x86)")
+		return "", errors.New(
+			"libvirt finds no QEMU for x86_64; install it (on Debian: apt-get install qemu-system-x86)")
 	}
 	return found, nil
 }
 
 // Lookup implements Hypervisor.
 func (h *Libvirt) Lookup(ctx context.Context, name string) (Domain, State, error) {
-	return h.lookup(ctx, fmt.Sprintf("look up domain %q", name), func(l *libvirt.Libvirt) (ours, error) { return find(l, name) })
+	return h.lookup(ctx, fmt.Sprintf("look up domain %q", name),
+		func(l *libvirt.Libvirt) (ours, error) { return find(l, name) })
 }
 
 // LookupUUID implements Hypervisor.
 func (h *Libvirt) LookupUUID(ctx context.Context, text string) (Domain, State, error) {
 	if !canonicalUUID.MatchString(text) {
-		return Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %q is not a UUID in canonical lower case form", text)
+		return Domain{}, 0, fmt.Errorf("look up a domain by its UUID: %q is not a UUID in canonical lower case form",
+			text)
 	}
 	var uuid libvirt.UUID
 	if _, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(text, "-", ""))); err != nil {
@@ -336,7 +348,8 @@ func (h *Libvirt) LookupUUID(ctx context.Context, text string) (Domain, State, e
 	})
 }
 
-func (h *Libvirt) lookup(ctx context.Context, what string, find func(*libvirt.Libvirt) (ours, error)) (Domain, State, error) {
+func (h *Libvirt) lookup(ctx context.Context, what string,
+	find func(*libvirt.Libvirt) (ours, error)) (Domain, State, error) {
 	var found ours
 	err := h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		var err error
@@ -383,7 +396,8 @@ func (h *Libvirt) SetMetadata(ctx context.Context, name string, metadata Metadat
 }
 
 // setMetadata replaces one part of what libvirt counts as metadata, in the definition and in the running domain.
-func (h *Libvirt) setMetadata(ctx context.Context, what, name string, part libvirt.DomainMetadataType, text, prefix, space libvirt.OptString) error {
+func (h *Libvirt) setMetadata(ctx context.Context, what, name string, part libvirt.DomainMetadataType, text, prefix,
+	space libvirt.OptString) error {
 	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {

@@ -49,19 +49,21 @@ func TestLibvirtKeepsTheContract(t *testing.T) {
 func bridge(t *testing.T, suffix string) string {
 	t.Helper()
 	name := fmt.Sprintf("so-%d%s", os.Getpid(), suffix)
-	if out, err := exec.CommandContext(t.Context(), "ip", "link", "add", name, "type", "bridge").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "ip", "link", "add", name, "type",
+		"bridge").CombinedOutput(); err != nil {
 		t.Fatalf("make a bridge: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", "link", "del", name).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", "link", "del",
+			name).CombinedOutput(); err != nil {
 			t.Errorf("remove the bridge: %v: %s", err, out)
 		}
 	})
 	return name
 }
 
-// An interface moves between a bridge and a network of libvirt on another bridge, and what runs is read as it is defined. libvirt that ends
-// meanwhile loses nothing. Interfaces that people add stay.
+// An interface moves between a bridge and a network of libvirt on another bridge, and what runs is
+// read as it is defined. libvirt that ends meanwhile loses nothing. Interfaces that people add stay.
 func TestInterfacesOfARunningDomain(t *testing.T) {
 	bed := testbed.New(t)
 	h := open(t, bed)
@@ -74,7 +76,8 @@ func TestInterfacesOfARunningDomain(t *testing.T) {
 		}
 	}
 	file := filepath.Join(t.TempDir(), "network.xml")
-	must(os.WriteFile(file, []byte("<network><name>other</name><forward mode='bridge'/><bridge name='"+two+"'/></network>"), 0o600))
+	must(os.WriteFile(file,
+		[]byte("<network><name>other</name><forward mode='bridge'/><bridge name='"+two+"'/></network>"), 0o600))
 	bed.Virsh(t, "net-define", file)
 	bed.Virsh(t, "net-start", "other")
 	d.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: one}, "n": {Network: "other"}}
@@ -95,15 +98,18 @@ func TestInterfacesOfARunningDomain(t *testing.T) {
 	must(h.UpdateInterface(t.Context(), d.Name, "n", hypervisor.Interface{Network: "other", Down: true}))
 	mustBe(map[string]hypervisor.Interface{"a": {Network: "other"}, "n": {Network: "other", Down: true}})
 	must(h.AttachInterface(t.Context(), d.Name, "b", hypervisor.Interface{Bridge: one}))
-	bed.Virsh(t, "attach-interface", "--live", "--config", "--model", "virtio", "--mac", "52:54:00:00:00:99", d.Name, "bridge", one)
+	bed.Virsh(t, "attach-interface", "--live", "--config", "--model", "virtio", "--mac",
+		"52:54:00:00:00:99", d.Name, "bridge", one)
 
 	must(bed.KillLibvirt(t.Context()))
 	must(bed.StartLibvirt(t.Context()))
 	must(h.AttachInterface(t.Context(), d.Name, "c", hypervisor.Interface{Network: "other"}))
 	must(h.UpdateInterface(t.Context(), d.Name, "a", hypervisor.Interface{Bridge: one}))
-	want := map[string]hypervisor.Interface{"a": {Bridge: one}, "b": {Bridge: one}, "c": {Network: "other"}, "n": {Network: "other", Down: true}}
+	want := map[string]hypervisor.Interface{"a": {Bridge: one}, "b": {Bridge: one}, "c": {Network: "other"},
+		"n": {Network: "other", Down: true}}
 	mustBe(want)
-	if ports, err := filepath.Glob("/sys/class/net/" + one + "/brif/*"); err != nil || len(ports) != 3 { // a, b and the one that was added
+	if ports, err := filepath.Glob("/sys/class/net/" + one + "/brif/*"); err != nil ||
+		len(ports) != 3 { // a, b and the one that was added
 		t.Errorf("on the bridge are %q, %v", ports, err)
 	}
 	found, _, err := h.Lookup(t.Context(), d.Name)
@@ -111,7 +117,8 @@ func TestInterfacesOfARunningDomain(t *testing.T) {
 	if len(found.ForeignInterfaces) != 1 || !strings.Contains(found.ForeignInterfaces[0], "52:54:00:00:00:99") {
 		t.Errorf("the interfaces that were added are %q", found.ForeignInterfaces)
 	}
-	found.Layers = append(found.Layers, hypervisor.LayerDevice{ID: tree.Sum([]byte("more")), Path: found.Layers[0].Path})
+	found.Layers = append(found.Layers,
+		hypervisor.LayerDevice{ID: tree.Sum([]byte("more")), Path: found.Layers[0].Path})
 	must(h.Define(t.Context(), found))
 	mustBe(want)
 	must(h.PowerOff(t.Context(), d.Name))
@@ -177,7 +184,8 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 	}
 	must(h.Define(t.Context(), d))
 	// As with virsh edit, with a namespace that is declared around the elements.
-	edited := strings.Replace(bed.Virsh(t, "dumpxml", "--inactive", d.Name), "<metadata>", `<metadata xmlns:a="urn:example:a"><a:owner>ops &amp; more</a:owner>`, 1)
+	edited := strings.Replace(bed.Virsh(t, "dumpxml", "--inactive", d.Name), "<metadata>",
+		`<metadata xmlns:a="urn:example:a"><a:owner>ops &amp; more</a:owner>`, 1)
 	file := filepath.Join(t.TempDir(), "edited.xml")
 	must(os.WriteFile(file, []byte(edited), 0o600))
 	bed.Virsh(t, "define", file)
@@ -185,14 +193,16 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 	bed.Virsh(t, "desc", "--config", d.Name, "two\nlines")
 	bed.Virsh(t, "metadata", "--config", d.Name, "urn:example:b", "--key", "b", "--set", "<ticket>17</ticket>")
 	bed.Virsh(t, "autostart", d.Name)
-	added := map[string]string{"vdd": filepath.Join(filepath.Dir(d.PrivateDisk), "added.img"), "sdb": filepath.Join(filepath.Dir(d.PrivateDisk), "sata.img")}
+	added := map[string]string{"vdd": filepath.Join(filepath.Dir(d.PrivateDisk), "added.img"),
+		"sdb": filepath.Join(filepath.Dir(d.PrivateDisk), "sata.img")}
 	for target, path := range added {
 		must(os.WriteFile(path, make([]byte, 1<<20), 0o600))
 		bed.Virsh(t, "attach-disk", "--config", "--driver", "qemu", "--subdriver", "raw", d.Name, path, target)
 	}
 	found, _, err := h.Lookup(t.Context(), d.Name)
 	must(err)
-	if found.Title != "Web <1>" || found.Description != "two\nlines" || len(found.Foreign) != 2 || found.Metadata.PrivateVolume != d.Metadata.PrivateVolume {
+	if found.Title != "Web <1>" || found.Description != "two\nlines" || len(found.Foreign) != 2 ||
+		found.Metadata.PrivateVolume != d.Metadata.PrivateVolume {
 		t.Errorf("it is read as %+v", found)
 	}
 	if len(found.ForeignDisks) != 2 {
@@ -219,7 +229,8 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 	}
 	must(h.PowerOff(t.Context(), d.Name))
 	must(h.SetMetadata(t.Context(), d.Name, found.Metadata))
-	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:a"); !strings.Contains(text, "<owner>ops &amp; more</owner>") {
+	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:a"); !strings.Contains(text,
+		"<owner>ops &amp; more</owner>") {
 		t.Errorf("metadata of a is %s", text)
 	}
 	if text := bed.Virsh(t, "metadata", d.Name, "urn:example:b"); !strings.Contains(text, ">17</ticket>") {

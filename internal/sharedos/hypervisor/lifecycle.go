@@ -15,8 +15,8 @@ import (
 const (
 	// shutdownTimeout bounds Shutdown if its context does not.
 	shutdownTimeout = 10 * time.Minute
-	// pressAgain is how long a guest may take to react to the power button before it is pressed again. A guest that is still
-	// booting ignores it.
+	// pressAgain is how long a guest may take to react to the power button before it is pressed
+	// again. A guest that is still booting ignores it.
 	pressAgain = 15 * time.Second
 	// pollEvery is how often libvirt is asked whether a change has happened.
 	pollEvery = 50 * time.Millisecond
@@ -44,7 +44,8 @@ func (h *Libvirt) Start(ctx context.Context, name string) error {
 	files := h.vsockOf(found.defined)
 	if withDaemon {
 		if files.directory == "" {
-			// A definition of an earlier version: its socket would be open to every user of the host while the domain starts.
+			// A definition of an earlier version: its socket would be open to every user of the
+			// host while the domain starts.
 			if found, err = h.redefine(ctx, found); err != nil {
 				return fmt.Errorf("%s: %w", what, err)
 			}
@@ -191,7 +192,8 @@ func (h *Libvirt) Undefine(ctx context.Context, name string) error {
 	if err := h.cleanUp(ctx, what, found); err != nil || !usesDaemon(found.defined) {
 		return err
 	}
-	if err := h.machine.Remove(ctx, h.vsock(found.defined.UUID).directory); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := h.machine.Remove(ctx, h.vsock(found.defined.UUID).directory); err != nil &&
+		!errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil

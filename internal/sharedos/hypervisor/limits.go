@@ -43,7 +43,8 @@ func CheckInterfaceName(name string) error {
 // CheckNetworkName returns why a text cannot name a libvirt network.
 func CheckNetworkName(name string) error {
 	if !networkName.MatchString(name) {
-		return fmt.Errorf("%q is not a name of 1 to 64 letters, digits, _, . and -, starting with a letter or digit", name)
+		return fmt.Errorf("%q is not a name of 1 to 64 letters, digits, _, . and -, starting with a letter or digit",
+			name)
 	}
 	return nil
 }
@@ -54,7 +55,8 @@ const maxBridgeName = 15
 // CheckBridgeName returns why a text cannot name a bridge of the host.
 func CheckBridgeName(name string) error {
 	if !networkName.MatchString(name) || len(name) > maxBridgeName {
-		return fmt.Errorf("%q is not a name of 1 to %d letters, digits, _, . and -, starting with a letter or digit", name, maxBridgeName)
+		return fmt.Errorf("%q is not a name of 1 to %d letters, digits, _, . and -, starting with a letter or digit",
+			name, maxBridgeName)
 	}
 	return nil
 }
@@ -84,7 +86,8 @@ func (h *Libvirt) Limits(ctx context.Context) (Limits, error) {
 		}
 		found.User, found.Emulated = platform.qemuUser, platform.virtType == emulated
 		found.Processors, found.Memory = int(processors), int64(kib)<<10 //nolint:gosec // a host has fewer
-		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35}, libvirt.OptString{platform.virtType}, 0)
+		text, err := l.ConnectGetDomainCapabilities(nil, libvirt.OptString{arch}, libvirt.OptString{MachineQ35},
+			libvirt.OptString{platform.virtType}, 0)
 		if err != nil {
 			return fmt.Errorf("ask for the capabilities of domains: %w", err)
 		}

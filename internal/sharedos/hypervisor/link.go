@@ -95,8 +95,8 @@ func (h *Libvirt) AttachedInterfaces(ctx context.Context, name string) (attached
 	return attached, err
 }
 
-// networksOf returns the networks of the interfaces in the definition of a running domain. libvirt describes an interface on a
-// network that is a bridge of the host as one on a bridge, with the name of the network beside it.
+// networksOf returns the networks of the interfaces in the definition of a running domain. libvirt describes an
+// interface on a network that is a bridge of the host as one on a bridge, with the name of the network beside it.
 func networksOf(definition string) (map[string]string, error) {
 	var domain struct {
 		Interfaces []struct {
@@ -152,7 +152,8 @@ func (h *Libvirt) UpdateInterface(ctx context.Context, name, iface string, devic
 }
 
 // updateInterface changes the running domain or the definition.
-func (h *Libvirt) updateInterface(ctx context.Context, what, name, iface string, device Interface, impact libvirt.DomainModificationImpact) error {
+func (h *Libvirt) updateInterface(ctx context.Context, what, name, iface string, device Interface,
+	impact libvirt.DomainModificationImpact) error {
 	return h.call(ctx, what, func(l *libvirt.Libvirt) error {
 		found, err := find(l, name)
 		if err != nil {
@@ -180,8 +181,8 @@ func (h *Libvirt) updateInterface(ctx context.Context, what, name, iface string,
 // vlanVersion is the first version of libvirt that puts an interface on a Linux bridge into a VLAN.
 const vlanVersion = 11_000_000
 
-// CheckVLAN implements Hypervisor. libvirt itself does not look whether the bridge separates VLANs: on one that does not, the
-// interface would be in no VLAN.
+// CheckVLAN implements Hypervisor. libvirt itself does not look whether the bridge separates VLANs:
+// on one that does not, the interface would be in no VLAN.
 func (h *Libvirt) CheckVLAN(ctx context.Context, bridge string) error {
 	if err := CheckBridgeName(bridge); err != nil {
 		return err
@@ -195,13 +196,15 @@ func (h *Libvirt) CheckVLAN(ctx context.Context, bridge string) error {
 		return err
 	}
 	if version < vlanVersion {
-		return fmt.Errorf("%w: that needs libvirt %s, and the host has %s", ErrNoVLAN, versionText(vlanVersion), versionText(version))
+		return fmt.Errorf("%w: that needs libvirt %s, and the host has %s", ErrNoVLAN,
+			versionText(vlanVersion), versionText(version))
 	}
 	file := "/sys/class/net/" + bridge + "/bridge/vlan_filtering"
 	text, err := h.machine.ReadTail(ctx, file, 1<<16) // all of it
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: bridge %q does not exist, or the kernel of the host cannot filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)", ErrNoVLAN, bridge)
+		return fmt.Errorf(
+			"%w: bridge %q does not exist, or the kernel of the host cannot filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)", ErrNoVLAN, bridge)
 	case err != nil:
 		return fmt.Errorf("ask whether bridge %q filters VLANs: %w", bridge, err)
 	case strings.TrimSpace(string(text)) != "1":

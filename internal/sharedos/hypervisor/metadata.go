@@ -43,7 +43,8 @@ func embedMetadata(metadata Metadata, foreign ...string) (*libvirtxml.DomainMeta
 	name := metadataPrefix + ":" + metadataElement
 	inner := strings.TrimSuffix(strings.TrimPrefix(text, "<"+metadataElement+">"), "</"+metadataElement+">")
 	return &libvirtxml.DomainMetadata{
-		XML: "<" + name + " xmlns:" + metadataPrefix + `="` + metadataSpace + `">` + inner + "</" + name + ">" + strings.Join(foreign, ""),
+		XML: "<" + name + " xmlns:" + metadataPrefix + `="` + metadataSpace + `">` + inner + "</" + name + ">" +
+			strings.Join(foreign, ""),
 	}, nil
 }
 
@@ -150,7 +151,8 @@ func declareInElements(metadata *libvirtxml.DomainMetadata, definition string) e
 		}
 		content.WriteString(one.text[:nameEnds])
 		for _, attribute := range around.Metadata.Attributes {
-			if !declares(attribute) || slices.ContainsFunc(one.start.Attr, func(own xml.Attr) bool { return own.Name == attribute.Name }) {
+			if !declares(attribute) ||
+				slices.ContainsFunc(one.start.Attr, func(own xml.Attr) bool { return own.Name == attribute.Name }) {
 				continue
 			}
 			content.WriteString(" " + strings.TrimPrefix(attribute.Name.Space+":"+attribute.Name.Local, ":") + `="`)

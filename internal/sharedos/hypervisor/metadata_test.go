@@ -16,14 +16,16 @@ func TestMetadataOfOthersIsReadAndWrittenBack(t *testing.T) {
 	}{
 		"none": {"<metadata>" + ours + "</metadata>", nil},
 		"around ours": {
-			"<metadata>\n  <a:x xmlns:a='urn:a' b=\"1&amp;2\"><a:y/><![CDATA[<>]]></a:x>\n  " + ours + "\n  <z xmlns=\"urn:z\"/>\n</metadata>",
+			"<metadata>\n  <a:x xmlns:a='urn:a' b=\"1&amp;2\"><a:y/><![CDATA[<>]]></a:x>\n  " + ours +
+				"\n  <z xmlns=\"urn:z\"/>\n</metadata>",
 			[]string{`<a:x xmlns:a='urn:a' b="1&amp;2"><a:y/><![CDATA[<>]]></a:x>`, `<z xmlns="urn:z"/>`},
 		},
 		"namespaces of the element around them": {
 			`<metadata xmlns:a="urn:a&amp;b" xmlns:sharedos="urn:sharedos:vm:1"><a:x>1</a:x><a:y/><a:z xmlns:a="urn:own" c="d"/>` +
 				`<sharedos:vm>{"Pool":"p"}</sharedos:vm></metadata>`,
 			[]string{
-				`<a:x xmlns:a="urn:a&amp;b" xmlns:sharedos="urn:sharedos:vm:1">1</a:x>`, `<a:y xmlns:a="urn:a&amp;b" xmlns:sharedos="urn:sharedos:vm:1"/>`,
+				`<a:x xmlns:a="urn:a&amp;b" xmlns:sharedos="urn:sharedos:vm:1">1</a:x>`,
+				`<a:y xmlns:a="urn:a&amp;b" xmlns:sharedos="urn:sharedos:vm:1"/>`,
 				`<a:z xmlns:sharedos="urn:sharedos:vm:1" xmlns:a="urn:own" c="d"/>`,
 			},
 		},

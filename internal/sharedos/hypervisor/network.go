@@ -28,8 +28,8 @@ var (
 // Virtio is the model of an interface that has none of its own.
 const Virtio = "virtio"
 
-// Models are the models of a network card that an interface can have: those that fit into a PCIe port and into a slot of the
-// root bus. There igb has no room for its virtual functions.
+// Models are the models of a network card that an interface can have: those that fit into a PCIe
+// port and into a slot of the root bus. There igb has no room for its virtual functions.
 var Models = []string{Virtio, "e1000e"}
 
 // Limits of an MTU in bytes: the least of IPv4 (RFC 791), and the most of a TAP device of Linux.
@@ -56,8 +56,8 @@ type Interface struct {
 	Model string
 	// MTU in bytes; 0 is that of the network. Only Virtio can tell it to the guest.
 	MTU int
-	// Queues is how many pairs of queues the card has, at most MaxQueues and one for each processor of the domain. 0 is one. Only
-	// Virtio on a bridge or network has more.
+	// Queues is how many pairs of queues the card has, at most MaxQueues and one for each processor
+	// of the domain. 0 is one. Only Virtio on a bridge or network has more.
 	Queues int
 	// VLAN is the tag of the VLAN of the bridge that the interface is in; 0 is the bridge's own. See CheckVLAN.
 	VLAN int
@@ -72,8 +72,8 @@ type UserNetwork struct {
 	Forwards map[uint16]uint16
 }
 
-// MAC returns the address of an interface that has none of its own. It depends on the UUID and the interface's name alone, and
-// begins with QEMU's prefix 52:54:00.
+// MAC returns the address of an interface that has none of its own. It depends on the UUID and the
+// interface's name alone, and begins with QEMU's prefix 52:54:00.
 func MAC(uuid, name string) string {
 	sum := sha256.Sum256([]byte(uuid + "\n" + name))
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", sum[0], sum[1], sum[2])
@@ -82,7 +82,8 @@ func MAC(uuid, name string) string {
 // Address returns the MAC address of an interface of a domain.
 func (i Interface) Address(uuid, name string) string { return cmp.Or(i.MAC, MAC(uuid, name)) }
 
-// Defined returns an interface as Lookup returns it: without a MAC address, a model and a number of queues that it has anyhow.
+// Defined returns an interface as Lookup returns it: without a MAC address, a model and a number of
+// queues that it has anyhow.
 func (i Interface) Defined(uuid, name string) Interface {
 	if i.MAC == MAC(uuid, name) {
 		i.MAC = ""
@@ -265,7 +266,8 @@ func (i Interface) device(uuid, name string) libvirtxml.DomainInterface {
 		one.MTU = &libvirtxml.DomainInterfaceMTU{Size: uint(i.MTU)}
 	}
 	if i.Queues > 1 {
-		one.Driver = &libvirtxml.DomainInterfaceDriver{Queues: uint(i.Queues)} // without a name it is vhost where the host has it
+		one.Driver = &libvirtxml.DomainInterfaceDriver{Queues: uint(
+			i.Queues)} // without a name it is vhost where the host has it
 	}
 	if i.VLAN != 0 {
 		one.VLan = &libvirtxml.DomainInterfaceVLan{Tags: []libvirtxml.DomainInterfaceVLanTag{{ID: uint(i.VLAN)}}}
@@ -371,8 +373,8 @@ func (d *Domain) addInterface(name string, i Interface) {
 	d.Interfaces[name] = i.Defined(d.UUID, name)
 }
 
-// userNetworks are QEMU's arguments for interfaces on user-mode networks, on slots of pcie.0 from a first one. libvirt's own
-// forwards need passt.
+// userNetworks are QEMU's arguments for interfaces on user-mode networks, on slots of pcie.0 from a
+// first one. libvirt's own forwards need passt.
 func userNetworks(d Domain, slot int) ([]string, error) {
 	var args []string
 	for _, name := range slices.Sorted(maps.Keys(d.Interfaces)) {

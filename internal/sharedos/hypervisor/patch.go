@@ -24,14 +24,17 @@ const (
 // PatchOps are the operations of a Patch.
 var PatchOps = []string{PatchAdd, PatchReplace, PatchRemove}
 
-// Patch is a change of the definition that this package writes. It may change what no other attribute of a VM is about, and nothing else.
+// Patch is a change of the definition that this package writes. It may change what no other
+// attribute of a VM is about, and nothing else.
 type Patch struct {
 	// Op is one of PatchOps.
 	Op string
-	// Path names one element, such as /domain/devices/memballoon or /domain/devices/interface[2], or an attribute of one, such as
-	// /domain/cpu/@check. A step is a name, with [n] or [@attribute='value'] after it if there are several.
+	// Path names one element, such as /domain/devices/memballoon or /domain/devices/interface[2],
+	// or an attribute of one, such as /domain/cpu/@check. A step is a name, with [n] or
+	// [@attribute='value'] after it if there are several.
 	Path string
-	// XML is what is added as the last children of the element, or what it is replaced by. For an attribute it is its value.
+	// XML is what is added as the last children of the element, or what it is replaced by. For an
+	// attribute it is its value.
 	XML string `json:",omitempty"`
 }
 
@@ -46,16 +49,20 @@ const qemuSpace = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 // ownElements are the elements that a VM stands on. No patch changes them or what is in them.
 var ownElements = []string{
-	"/domain/name", "/domain/uuid", "/domain/title", "/domain/description", "/domain/metadata", "/domain/os", "/domain/sysinfo",
-	"/domain/on_poweroff", "/domain/on_reboot", "/domain/on_crash", "/domain/memoryBacking/source", "/domain/memoryBacking/access",
-	"/domain/devices/disk", "/domain/devices/vsock", "/domain/devices/serial", "/domain/devices/console", "/domain/devices/watchdog",
+	"/domain/name", "/domain/uuid", "/domain/title", "/domain/description", "/domain/metadata",
+	"/domain/os", "/domain/sysinfo",
+	"/domain/on_poweroff", "/domain/on_reboot", "/domain/on_crash", "/domain/memoryBacking/source",
+	"/domain/memoryBacking/access",
+	"/domain/devices/disk", "/domain/devices/vsock", "/domain/devices/serial", "/domain/devices/console",
+	"/domain/devices/watchdog",
 }
 
-// Patches can add to what is in extendedElements, and add more of them, and change nothing that is there. They can change what is in
-// neededElements, and not remove or replace these as a whole.
+// Patches can add to what is in extendedElements, and add more of them, and change nothing that is
+// there. They can change what is in neededElements, and not remove or replace these as a whole.
 var (
 	extendedElements = []string{"/domain/devices/controller", "/domain/commandline"}
-	neededElements   = []string{"/domain/devices", "/domain/features", "/domain/cpu", "/domain/devices/memballoon", "/domain/devices/rng"}
+	neededElements   = []string{"/domain/devices", "/domain/features", "/domain/cpu",
+		"/domain/devices/memballoon", "/domain/devices/rng"}
 )
 
 // Check returns why a patch cannot be applied to any definition.
@@ -203,7 +210,8 @@ var (
 
 func parsePatchPath(text string) (patchPath, error) {
 	wrong := func() (patchPath, error) {
-		return patchPath{}, fmt.Errorf("%q is not a path such as /domain/cpu/feature[@name='vmx'], /domain/devices/interface[2] or /domain/cpu/@check", text)
+		return patchPath{}, fmt.Errorf(
+			"%q is not a path such as /domain/cpu/feature[@name='vmx'], /domain/devices/interface[2] or /domain/cpu/@check", text)
 	}
 	parts, ok := splitPath(text)
 	if !ok {
@@ -211,7 +219,8 @@ func parsePatchPath(text string) (patchPath, error) {
 	}
 	var at patchPath
 	for i, part := range parts {
-		if name, ok := strings.CutPrefix(part, "@"); ok && i == len(parts)-1 && i > 0 && stepForm.MatchString(name) && !strings.Contains(name, "[") {
+		if name, ok := strings.CutPrefix(part, "@"); ok && i == len(parts)-1 && i > 0 && stepForm.MatchString(name) &&
+			!strings.Contains(name, "[") {
 			at.attribute = name
 			continue
 		}
@@ -379,7 +388,8 @@ func (n *node) add(nodes []*node, isRoot bool) error {
 	for _, one := range nodes {
 		if i := slices.IndexFunc(n.children, func(c *node) bool { return c.name == one.name }); isRoot && i >= 0 {
 			if one.name.Space != qemuSpace {
-				return fmt.Errorf("the definition has an element %s already: add to it, with the path /domain/%[1]s", one.name.Local)
+				return fmt.Errorf("the definition has an element %s already: add to it, with the path /domain/%[1]s",
+					one.name.Local)
 			}
 			n.children[i].children = append(n.children[i].children, one.children...)
 			continue
@@ -406,7 +416,8 @@ func (p Patch) applyToAttribute(target *node, name string) error {
 	return nil
 }
 
-// holds reports whether a definition is as the patch says. It is not if libvirt has written what the patch says in other words.
+// holds reports whether a definition is as the patch says. It is not if libvirt has written what
+// the patch says in other words.
 func (p Patch) holds(root *node) (bool, error) {
 	at, err := parsePatchPath(p.Path)
 	if err != nil {
@@ -430,7 +441,8 @@ func (p Patch) holds(root *node) (bool, error) {
 		if p.Op == PatchReplace {
 			return nodes[0].within(one[1])
 		}
-		return !slices.ContainsFunc(nodes, func(wanted *node) bool { return !slices.ContainsFunc(one[1].children, wanted.within) })
+		return !slices.ContainsFunc(nodes,
+			func(wanted *node) bool { return !slices.ContainsFunc(one[1].children, wanted.within) })
 	}), nil
 }
 
@@ -444,10 +456,12 @@ func (n *node) within(other *node) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(n.children, func(child *node) bool { return !slices.ContainsFunc(other.children, child.within) })
+	return !slices.ContainsFunc(n.children,
+		func(child *node) bool { return !slices.ContainsFunc(other.children, child.within) })
 }
 
-// patched applies patches to a definition, in order. Whatever this package reads of a definition must be the same afterwards.
+// patched applies patches to a definition, in order. Whatever this package reads of a definition
+// must be the same afterwards.
 func patched(definition libvirtxml.Domain, patches []Patch) (string, error) {
 	plain, err := definition.Marshal()
 	if err != nil {
@@ -516,7 +530,8 @@ func sameModel(name, plain, text string, patches []Patch) error {
 		return &PatchError{Index: len(patches) - 1, Err: err}
 	}
 	for i := range reflect.TypeFor[Domain]().NumField() {
-		if field := reflect.TypeFor[Domain]().Field(i); !reflect.DeepEqual(reflect.ValueOf(before).Field(i).Interface(), reflect.ValueOf(after).Field(i).Interface()) {
+		if field := reflect.TypeFor[Domain]().Field(i); !reflect.DeepEqual(reflect.ValueOf(before).Field(i).Interface(),
+			reflect.ValueOf(after).Field(i).Interface()) {
 			return &PatchError{Index: len(patches) - 1, Err: fmt.Errorf(
 				"the patches change what attributes of the VM are for (%s): set those instead", field.Name)}
 		}
@@ -536,7 +551,8 @@ func (e *PatchError) Error() string { return fmt.Sprintf("patch %d: %v", e.Index
 // Unwrap returns the cause.
 func (e *PatchError) Unwrap() error { return e.Err }
 
-// lostPatches are the patches, counted from 0, that a definition does not have any more, without those that cannot be told.
+// lostPatches are the patches, counted from 0, that a definition does not have any more, without
+// those that cannot be told.
 func lostPatches(definition *libvirtxml.Domain, patches []Patch, unread []int) (lost []int, _ error) {
 	if len(patches) == 0 {
 		return nil, nil

@@ -23,7 +23,8 @@ func TestPatchesChangeTheDefinition(t *testing.T) {
 		has   string
 	}{
 		"an element is added": {
-			Patch{PatchAdd, "/domain/devices", `<sound model="ich9"><alias name="ua-a"/></sound><panic model='pvpanic'/>`},
+			Patch{PatchAdd, "/domain/devices",
+				`<sound model="ich9"><alias name="ua-a"/></sound><panic model='pvpanic'/>`},
 			`<sound model="ich9"><alias name="ua-a"></alias></sound><panic model="pvpanic"></panic></devices>`,
 		},
 		"an element is replaced": {
@@ -33,17 +34,20 @@ func TestPatchesChangeTheDefinition(t *testing.T) {
 			Patch{PatchReplace, "/domain/devices/interface[1]/rom/@enabled", "yes"}, `<rom enabled="yes">`,
 		},
 		"one with an attribute": {
-			Patch{PatchAdd, "/domain/devices/interface[@type='bridge']", `<bandwidth><inbound average="1000"/></bandwidth>`},
+			Patch{PatchAdd, "/domain/devices/interface[@type='bridge']",
+				`<bandwidth><inbound average="1000"/></bandwidth>`},
 			`<bandwidth><inbound average="1000"></inbound></bandwidth></interface>`,
 		},
-		"an attribute is added":    {Patch{PatchAdd, "/domain/cpu/@migratable", "off"}, `<cpu mode="host-passthrough" migratable="off">`},
+		"an attribute is added": {Patch{PatchAdd, "/domain/cpu/@migratable", "off"},
+			`<cpu mode="host-passthrough" migratable="off">`},
 		"an attribute is replaced": {Patch{PatchReplace, "/domain/clock/@offset", "a&b"}, `<clock offset="a&amp;b">`},
 		"QEMU's own": {
 			Patch{PatchAdd, "/domain", `<qemu:commandline><qemu:arg value="-a"/></qemu:commandline>`},
 			`<commandline xmlns="http://libvirt.org/schemas/domain/qemu/1.0"><arg value="-a"></arg></commandline></domain>`,
 		},
 		"another namespace": {
-			Patch{PatchAdd, "/domain/devices/memballoon", `<x:a xmlns:x="urn:x"/>`}, `<a xmlns="urn:x"></a></memballoon>`,
+			Patch{PatchAdd, "/domain/devices/memballoon", `<x:a xmlns:x="urn:x"/>`},
+			`<a xmlns="urn:x"></a></memballoon>`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +67,8 @@ func TestPatchesChangeTheDefinition(t *testing.T) {
 			}
 		})
 	}
-	text, err := patchedDomain(Patch{PatchRemove, "/domain/features/apic", ""}, Patch{PatchRemove, "/domain/devices/memballoon/@freePageReporting", ""})
+	text, err := patchedDomain(Patch{PatchRemove, "/domain/features/apic", ""},
+		Patch{PatchRemove, "/domain/devices/memballoon/@freePageReporting", ""})
 	if err != nil || strings.Contains(text, "<apic") || strings.Contains(text, `freePageReporting="`) {
 		t.Errorf("%v:\n%s", err, text)
 	}
@@ -74,34 +79,45 @@ func TestPatchesThatCannotBe(t *testing.T) {
 		patch Patch
 		says  string
 	}{
-		"no element":               {Patch{PatchRemove, "/domain/devices/sound", ""}, "matches 0 elements"},
-		"two elements":             {Patch{PatchAdd, "/domain/devices/emulator[1]/a", "<a/>"}, "matches 0 elements"},
-		"several":                  {Patch{PatchAdd, "/domain/features/acpi[2]", "<a/>"}, "matches 0 elements"},
-		"no attribute":             {Patch{PatchReplace, "/domain/cpu/@a", "b"}, "has no attribute a"},
-		"an attribute to remove":   {Patch{PatchRemove, "/domain/cpu/@a", ""}, "has no attribute a"},
-		"an attribute twice":       {Patch{PatchAdd, "/domain/cpu/@mode", "b"}, "has an attribute mode already"},
-		"an element twice":         {Patch{PatchAdd, "/domain", "<cpu/>"}, "has an element cpu already"},
-		"another element":          {Patch{PatchReplace, "/domain/clock", "<a/>"}, "not replaced by an element a"},
-		"the whole":                {Patch{PatchReplace, "/domain", "<domain/>"}, "cannot be replaced or removed"},
-		"the kernel":               {Patch{PatchReplace, "/domain/os/kernel", "<kernel>/a</kernel>"}, "/domain/os is what the VM stands on"},
-		"the name":                 {Patch{PatchReplace, "/domain/name", "<name>a</name>"}, "/domain/name is what the VM stands on"},
-		"the metadata":             {Patch{PatchAdd, "/domain/metadata", "<a/>"}, "/domain/metadata is what the VM stands on"},
-		"new metadata":             {Patch{PatchAdd, "/domain", "<metadata/>"}, "/domain/metadata is what the VM stands on"},
-		"the private disk":         {Patch{PatchRemove, "/domain/devices/disk[1]", ""}, "/domain/devices/disk is what the VM stands on"},
-		"part of a layer":          {Patch{PatchAdd, "/domain/devices/disk[2]/@device", "cdrom"}, "/domain/devices/disk is what the VM stands on"},
-		"a disk":                   {Patch{PatchAdd, "/domain/devices", "<disk/>"}, "/domain/devices/disk is what the VM stands on"},
-		"the vsock":                {Patch{PatchRemove, "/domain/devices/vsock", ""}, "/domain/devices/vsock is what the VM stands on"},
-		"all devices":              {Patch{PatchRemove, "/domain/devices", ""}, "change what is in it"},
-		"a port":                   {Patch{PatchRemove, "/domain/devices/controller[3]", ""}, "can only add to it"},
-		"the memory":               {Patch{PatchReplace, "/domain/memory", `<memory unit="KiB">1048576</memory>`}, "set those instead"},
+		"no element":             {Patch{PatchRemove, "/domain/devices/sound", ""}, "matches 0 elements"},
+		"two elements":           {Patch{PatchAdd, "/domain/devices/emulator[1]/a", "<a/>"}, "matches 0 elements"},
+		"several":                {Patch{PatchAdd, "/domain/features/acpi[2]", "<a/>"}, "matches 0 elements"},
+		"no attribute":           {Patch{PatchReplace, "/domain/cpu/@a", "b"}, "has no attribute a"},
+		"an attribute to remove": {Patch{PatchRemove, "/domain/cpu/@a", ""}, "has no attribute a"},
+		"an attribute twice":     {Patch{PatchAdd, "/domain/cpu/@mode", "b"}, "has an attribute mode already"},
+		"an element twice":       {Patch{PatchAdd, "/domain", "<cpu/>"}, "has an element cpu already"},
+		"another element":        {Patch{PatchReplace, "/domain/clock", "<a/>"}, "not replaced by an element a"},
+		"the whole":              {Patch{PatchReplace, "/domain", "<domain/>"}, "cannot be replaced or removed"},
+		"the kernel": {Patch{PatchReplace, "/domain/os/kernel", "<kernel>/a</kernel>"},
+			"/domain/os is what the VM stands on"},
+		"the name": {Patch{PatchReplace, "/domain/name", "<name>a</name>"},
+			"/domain/name is what the VM stands on"},
+		"the metadata": {Patch{PatchAdd, "/domain/metadata", "<a/>"},
+			"/domain/metadata is what the VM stands on"},
+		"new metadata": {Patch{PatchAdd, "/domain", "<metadata/>"},
+			"/domain/metadata is what the VM stands on"},
+		"the private disk": {Patch{PatchRemove, "/domain/devices/disk[1]", ""},
+			"/domain/devices/disk is what the VM stands on"},
+		"part of a layer": {Patch{PatchAdd, "/domain/devices/disk[2]/@device", "cdrom"},
+			"/domain/devices/disk is what the VM stands on"},
+		"a disk": {Patch{PatchAdd, "/domain/devices", "<disk/>"},
+			"/domain/devices/disk is what the VM stands on"},
+		"the vsock": {Patch{PatchRemove, "/domain/devices/vsock", ""},
+			"/domain/devices/vsock is what the VM stands on"},
+		"all devices": {Patch{PatchRemove, "/domain/devices", ""}, "change what is in it"},
+		"a port":      {Patch{PatchRemove, "/domain/devices/controller[3]", ""}, "can only add to it"},
+		"the memory": {Patch{PatchReplace, "/domain/memory", `<memory unit="KiB">1048576</memory>`},
+			"set those instead"},
 		"the number of processors": {Patch{PatchReplace, "/domain/vcpu", "<vcpu>3</vcpu>"}, "set those instead"},
 		"the model":                {Patch{PatchReplace, "/domain/cpu/@mode", "host-model"}, "set those instead"},
 		"graphics":                 {Patch{PatchAdd, "/domain/devices", `<graphics type="vnc"/>`}, "set those instead"},
-		"the model of a card":      {Patch{PatchReplace, "/domain/devices/interface/model/@type", "rtl8139"}, "set those instead"},
-		"an interface":             {Patch{PatchRemove, "/domain/devices/interface", ""}, "set those instead"},
+		"the model of a card": {Patch{PatchReplace, "/domain/devices/interface/model/@type", "rtl8139"},
+			"set those instead"},
+		"an interface": {Patch{PatchRemove, "/domain/devices/interface", ""}, "set those instead"},
 	} {
 		_, err := patchedDomain(test.patch)
-		if failed := (*PatchError)(nil); !errors.As(err, &failed) || failed.Index != 0 || !strings.Contains(err.Error(), test.says) {
+		if failed := (*PatchError)(nil); !errors.As(err, &failed) || failed.Index != 0 ||
+			!strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -137,7 +153,8 @@ func TestPatchesThatAreNone(t *testing.T) {
 			t.Errorf("%s is a patch", name)
 		}
 	}
-	for _, path := range []string{"/domain", "/domain/a[@b='/c']/d", `/domain/a[@b="'"][2]`, "/domain/qemu:commandline/qemu:arg[1]/@value"} {
+	for _, path := range []string{"/domain", "/domain/a[@b='/c']/d", `/domain/a[@b="'"][2]`,
+		"/domain/qemu:commandline/qemu:arg[1]/@value"} {
 		if err := (Patch{PatchAdd, path, "<a/>"}).Check(); err != nil {
 			t.Errorf("%s: %v", path, err)
 		}

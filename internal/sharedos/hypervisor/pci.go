@@ -11,17 +11,19 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// A device that can come and go while the domain runs needs a PCIe root port of its own. The root bus, pcie.0, takes the ports
-// themselves, and devices that stay.
+// A device that can come and go while the domain runs needs a PCIe root port of its own. The root
+// bus, pcie.0, takes the ports themselves, and devices that stay.
 const (
 	// SpareLayers is how many layers can be attached to a running domain in addition to those that it was started with.
 	SpareLayers = 12
 	// SpareDisks is how many ports there are in addition to those for layers.
 	SpareDisks = 4
-	// LayerPorts are left free by further disks, since a refresh attaches the new layers before it detaches the old ones.
+	// LayerPorts are left free by further disks, since a refresh attaches the new layers before it
+	// detaches the old ones.
 	LayerPorts = 8
-	// firstSlot and lastSlot are the slots of pcie.0 for devices that only QEMU's command line names, so that libvirt does not
-	// know them. libvirt fills slots from 1 up, with eight root ports in each, and QEMU's chipset has the last one.
+	// firstSlot and lastSlot are the slots of pcie.0 for devices that only QEMU's command line
+	// names, so that libvirt does not know them. libvirt fills slots from 1 up, with eight root
+	// ports in each, and QEMU's chipset has the last one.
 	firstSlot = 0x10
 	lastSlot  = 0x1e
 	// watchdogSlot is the slot of pcie.0 in which the agent looks for the watchdog.
@@ -34,7 +36,8 @@ const rootPort = "pcie-root-port"
 // pciAddress is a slot of the root bus.
 func pciAddress(slot uint) *libvirtxml.DomainAddress {
 	var none uint
-	return &libvirtxml.DomainAddress{PCI: &libvirtxml.DomainAddressPCI{Domain: &none, Bus: &none, Slot: &slot, Function: &none}}
+	return &libvirtxml.DomainAddress{PCI: &libvirtxml.DomainAddressPCI{Domain: &none, Bus: &none,
+		Slot: &slot, Function: &none}}
 }
 
 // controllers are a PCIe root bus with a number of root ports, and no USB.
@@ -50,8 +53,8 @@ func controllers(ports int) []libvirtxml.DomainController {
 	return all
 }
 
-// freePorts counts the root ports without a device in the definition of a running domain. libvirt has no error code of its own
-// for a domain that has none left.
+// freePorts counts the root ports without a device in the definition of a running domain. libvirt
+// has no error code of its own for a domain that has none left.
 func freePorts(definition string) (int, error) {
 	ports, taken := map[uint64]bool{}, map[uint64]bool{}
 	decoder := xml.NewDecoder(strings.NewReader(definition))

@@ -16,7 +16,8 @@ import (
 func privateDisk(path, target string) libvirtxml.DomainDisk {
 	return libvirtxml.DomainDisk{
 		Device: "disk",
-		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "none", Discard: "unmap", DetectZeros: "unmap"},
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "none",
+			Discard: "unmap", DetectZeros: "unmap"},
 		Source: diskSource(path),
 		Target: &libvirtxml.DomainDiskTarget{Dev: target, Bus: "virtio"},
 		Serial: agentapi.PrivateDiskSerial,
@@ -32,8 +33,8 @@ func privateDiskOf(devices *libvirtxml.DomainDeviceList) string {
 	return ""
 }
 
-// IsDevice reports whether a volume with this path is a block device. Everything in /dev is a device on Linux, except for the
-// files of shared memory.
+// IsDevice reports whether a volume with this path is a block device. Everything in /dev is a
+// device on Linux, except for the files of shared memory.
 func IsDevice(path string) bool {
 	return strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/")
 }

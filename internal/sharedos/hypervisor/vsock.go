@@ -36,7 +36,8 @@ func (p platform) commandline(d Domain) (*libvirtxml.DomainQEMUCommandline, erro
 	if !p.hostVSock {
 		args = append(args,
 			"-chardev", vsockChardev+escapeOption(p.vsockSocket(d.UUID).vhost),
-			"-device", fmt.Sprintf("vhost-user-vsock-pci,id="+vsockDevice+",chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", firstSlot))
+			"-device", fmt.Sprintf("vhost-user-vsock-pci,id="+vsockDevice+
+				",chardev=sharedos-vsock,disable-legacy=on,bus=pcie.0,addr=0x%x", firstSlot))
 	}
 	networks, err := userNetworks(d, firstSlot+1)
 	if err != nil {
@@ -58,8 +59,8 @@ func escapeOption(value string) string { return strings.ReplaceAll(value, ",", "
 
 // vsockFiles are the files of the vsock daemon of one VM.
 type vsockFiles struct {
-	// directory is reachable for the user that QEMU runs as, and for no other. Whoever connects to vhost first serves the guest, or
-	// keeps QEMU from starting.
+	// directory is reachable for the user that QEMU runs as, and for no other. Whoever connects to
+	// vhost first serves the guest, or keeps QEMU from starting.
 	directory string
 	// vhost is the socket that QEMU connects to, and host the one that programs on the host connect to.
 	vhost, host string
@@ -70,15 +71,17 @@ type vsockFiles struct {
 func (h *Libvirt) vsock(uuid string) vsockFiles {
 	base := filepath.Join(h.stateDir, "vsock-"+strings.ReplaceAll(uuid, "-", ""))
 	return vsockFiles{
-		directory: base, vhost: filepath.Join(base, "vhost"), host: filepath.Join(base, "sock"), record: base + daemon.Suffix, log: base + ".log",
+		directory: base, vhost: filepath.Join(base, "vhost"), host: filepath.Join(base, "sock"),
+		record: base + daemon.Suffix, log: base + ".log",
 	}
 }
 
-// vsockOf returns the files of the daemon that serves a domain, which its definition names. A definition of an earlier version names
-// sockets that have no directory of their own.
+// vsockOf returns the files of the daemon that serves a domain, which its definition names. A
+// definition of an earlier version names sockets that have no directory of their own.
 func (h *Libvirt) vsockOf(domain *libvirtxml.Domain) vsockFiles {
 	files := h.vsock(domain.UUID)
-	if earlier := files.directory + ".vhost"; domain.QEMUCommandline != nil && socketPath(domain.QEMUCommandline) == earlier {
+	if earlier := files.directory + ".vhost"; domain.QEMUCommandline != nil &&
+		socketPath(domain.QEMUCommandline) == earlier {
 		files.vhost, files.host, files.directory = earlier, files.directory+".sock", ""
 	}
 	return files
@@ -111,9 +114,11 @@ func (h *Libvirt) startVSock(ctx context.Context, files vsockFiles, qemuUser int
 	if err := h.machine.MakePrivateDir(ctx, files.directory, qemuUser); err != nil {
 		return err
 	}
-	err := h.machine.StartDaemon(ctx, files.record, files.log, vsockDaemon, "--guest-cid", "3", "--socket", files.vhost, "--uds-path", files.host)
+	err := h.machine.StartDaemon(ctx, files.record, files.log, vsockDaemon, "--guest-cid", "3", "--socket", files.vhost,
+		"--uds-path", files.host)
 	if errors.Is(err, machine.ErrNotInstalled) {
-		return fmt.Errorf("this host has no %s and no %s: load the kernel module vhost_vsock, or install %[2]s: %[3]w", vhostVSock, vsockDaemon, err)
+		return fmt.Errorf("this host has no %s and no %s: load the kernel module vhost_vsock, or install %[2]s: %[3]w",
+			vhostVSock, vsockDaemon, err)
 	}
 	if err != nil {
 		return err
@@ -155,8 +160,8 @@ func (h *Libvirt) closeVSock(ctx context.Context, files vsockFiles) error {
 	return h.machine.Chmod(ctx, files.vhost, 0o600)
 }
 
-// endVSock ends the daemon of a domain that does not run, and removes its files. The directory stays as long as the domain does: a
-// libvirt hook may start the daemon (examples/host).
+// endVSock ends the daemon of a domain that does not run, and removes its files. The directory
+// stays as long as the domain does: a libvirt hook may start the daemon (examples/host).
 func (h *Libvirt) endVSock(ctx context.Context, files vsockFiles) error {
 	if err := h.machine.EndDaemon(ctx, files.record); err != nil {
 		return fmt.Errorf("end the vsock daemon: %w", err)

@@ -73,7 +73,8 @@ func startByHook(t *testing.T, bed *testbed.Testbed, d hypervisor.Domain) {
 	definition := bed.Virsh(t, "dumpxml", "--inactive", d.Name)
 	hook := func(operation ...string) {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "../../../examples/host/libvirt-hook-vsock", append([]string{d.Name}, operation...)...)
+		cmd := exec.CommandContext(t.Context(), "../../../examples/host/libvirt-hook-vsock",
+			append([]string{d.Name}, operation...)...)
 		cmd.Stdin = strings.NewReader(definition)
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Fatalf("the hook: %v: %s", err, out)
@@ -170,7 +171,8 @@ func TestAStateDirectoryThatOthersCanChangeIsRefused(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := hypervisor.New(t.Context(), nil, machine.Local{}, dir); err == nil || !strings.Contains(err.Error(), "chmod go-w") {
+	if _, err := hypervisor.New(t.Context(), nil, machine.Local{}, dir); err == nil ||
+		!strings.Contains(err.Error(), "chmod go-w") {
 		t.Errorf("with mode 0777: %v", err)
 	}
 }

@@ -17,9 +17,9 @@ import (
 // readyDialer dials through a vsock daemon, but only while the guest's driver has set up the device.
 //
 // vhost-device-vsock 0.3.0 has a single thread, which ends when it has to do something while a queue is not ready
-// (VhostUserVsockBackend::handle_event returns the error, and the event loop of vhost-user-backend returns with it). The queues are
-// not ready from a reset of the guest until its driver is up again. If somebody connects, writes or closes a connection meanwhile,
-// the VM is unreachable until it is powered off. QEMU knows whether the driver is up.
+// (VhostUserVsockBackend::handle_event returns the error, and the event loop of vhost-user-backend returns with it).
+// The queues are not ready from a reset of the guest until its driver is up again. If somebody connects, writes or
+// closes a connection meanwhile, the VM is unreachable until it is powered off. QEMU knows whether the driver is up.
 type readyDialer struct {
 	hypervisor *Libvirt
 	domain     string
@@ -27,7 +27,8 @@ type readyDialer struct {
 	path string
 }
 
-// DialContext implements transport.Dialer. If the guest is not ready, it returns ErrStarting without touching the daemon.
+// DialContext implements transport.Dialer. If the guest is not ready, it returns ErrStarting
+// without touching the daemon.
 func (d readyDialer) DialContext(ctx context.Context, port uint32) (net.Conn, error) {
 	ready := func(ctx context.Context) error { return d.hypervisor.vsockReady(ctx, d.domain) }
 	if err := ready(ctx); err != nil {
@@ -48,9 +49,10 @@ const (
 	fresh = 500 * time.Millisecond
 	// readyTimeout bounds asking QEMU whether the guest is ready.
 	readyTimeout = 5 * time.Second
-	// closeTimeout bounds how long a connection stays open because the guest is not ready, and closePoll is how often QEMU is
-	// asked meanwhile. Linux 6.12 resets its devices before it starts another kernel by kexec. If that one hangs, the guest is not ready
-	// until the watchdog has reset the machine, which takes up to 15 minutes, and the first kernel has booted again.
+	// closeTimeout bounds how long a connection stays open because the guest is not ready, and
+	// closePoll is how often QEMU is asked meanwhile. Linux 6.12 resets its devices before it
+	// starts another kernel by kexec. If that one hangs, the guest is not ready until the watchdog
+	// has reset the machine, which takes up to 15 minutes, and the first kernel has booted again.
 	closeTimeout = 30 * time.Minute
 	closePoll    = 250 * time.Millisecond
 )
@@ -102,8 +104,8 @@ func (c *readyConn) heardRecently() bool {
 	return time.Since(c.heard) < fresh
 }
 
-// Close implements net.Conn. The connection cannot be used any more at once. The daemon's end is closed in the background as soon
-// as the guest is ready.
+// Close implements net.Conn. The connection cannot be used any more at once. The daemon's end is
+// closed in the background as soon as the guest is ready.
 func (c *readyConn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +157,8 @@ func (h *Libvirt) vsockReady(ctx context.Context, name string) error {
 
 // virtioStatusQuery asks QEMU for the state of a virtio device (qapi/virtio.json, since 7.2).
 func virtioStatusQuery(device string) string {
-	return `{"execute":"x-query-virtio-status","arguments":{"path":"/machine/peripheral/` + device + `/virtio-backend"}}`
+	return `{"execute":"x-query-virtio-status","arguments":{"path":"/machine/peripheral/` +
+		device + `/virtio-backend"}}`
 }
 
 // vsockServed reads QEMU's answer: whether the guest's driver has set up the queues, so that the daemon serves them.
@@ -176,7 +179,8 @@ func vsockServed(answer []byte) (bool, error) {
 	case status.Error != nil && status.Error.Class == "CommandNotFound":
 		return true, nil // QEMU before 7.2 cannot be asked
 	case status.Error != nil:
-		return false, fmt.Errorf("ask QEMU for the state of a virtio device: %s: %s", status.Error.Class, status.Error.Desc)
+		return false, fmt.Errorf("ask QEMU for the state of a virtio device: %s: %s",
+			status.Error.Class, status.Error.Desc)
 	case status.Return == nil:
 		return false, fmt.Errorf("decode the state of a virtio device: %.200q has neither return nor error", answer)
 	}

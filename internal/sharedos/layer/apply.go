@@ -18,7 +18,8 @@ func Apply(lower, delta []tree.Entry) []tree.Entry {
 	hidden := map[string]bool{}
 	for _, e := range delta {
 		below, there := shown[e.Path]
-		if IsWhiteout(&e) || e.Xattrs[opaqueName] == opaqueValue || there && (below.Type == tree.Directory) != (e.Type == tree.Directory) {
+		if IsWhiteout(&e) || e.Xattrs[opaqueName] == opaqueValue ||
+			there && (below.Type == tree.Directory) != (e.Type == tree.Directory) {
 			hidden[e.Path] = true
 		}
 	}

@@ -20,8 +20,8 @@ const (
 // ErrOverlayMark means that an entry of a tree looks like a mark of overlayfs, so it would disappear when mounted.
 var ErrOverlayMark = errors.New("overlayfs would interpret it as one of its own marks")
 
-// CheckTree reports the first entry that overlayfs would interpret as a mark in a layer: a character device 0:0, which is
-// a whiteout, or an extended attribute "trusted.overlay.*". The error matches ErrOverlayMark.
+// CheckTree reports the first entry that overlayfs would interpret as a mark in a layer: a character device
+// 0:0, which is a whiteout, or an extended attribute "trusted.overlay.*". The error matches ErrOverlayMark.
 func CheckTree(entries []tree.Entry) error {
 	for i := range entries {
 		e := &entries[i]
@@ -30,7 +30,8 @@ func CheckTree(entries []tree.Entry) error {
 		}
 		for name := range e.Xattrs {
 			if strings.HasPrefix(name, overlayPrefix) {
-				return fmt.Errorf("%q has the extended attribute %q: %w; remove it from the source", e.Path, name, ErrOverlayMark)
+				return fmt.Errorf("%q has the extended attribute %q: %w; remove it from the source",
+					e.Path, name, ErrOverlayMark)
 			}
 		}
 	}
@@ -42,17 +43,17 @@ func IsWhiteout(e *tree.Entry) bool {
 	return e.Type == tree.CharDevice && e.Major == 0 && e.Minor == 0
 }
 
-// Delta returns the entries of the layer that, on top of the layers of the tree old, yields the tree new. Both trees must
-// pass CheckTree. The result is a tree, too, with its entries in a tree's order.
+// Delta returns the entries of the layer that, on top of the layers of the tree old, yields the tree
+// new. Both trees must pass CheckTree. The result is a tree, too, with its entries in a tree's order.
 //
 // The delta contains every entry that was added or changed, as a whole even if only its metadata changed; the root and
 // every top-level directory; and the parents of all these, as they are in new. A whiteout stands for an entry that was
 // removed from a directory that still exists. A directory is opaque if it replaces another type of file, or if none of
 // its old entries is left.
 //
-// A top-level directory can be mounted separately (lowerdir=<layer>/usr), and the kernel ignores marks on the root of
-// such a mount. So these directories are always in the delta, and one that was a directory before has whiteouts instead of
-// being opaque.
+// A top-level directory can be mounted separately (lowerdir=<layer>/usr), and the kernel ignores
+// marks on the root of such a mount. So these directories are always in the delta, and one that was
+// a directory before has whiteouts instead of being opaque.
 func Delta(old, new []tree.Entry) []tree.Entry {
 	d := compare(old, new)
 	delta := d.whiteouts(old)
@@ -141,8 +142,8 @@ func (d *difference) parent(i int) int {
 	return at
 }
 
-// whiteouts returns whiteouts for the entries that were removed from directories that still exist. A directory that keeps
-// none of its entries becomes opaque instead.
+// whiteouts returns whiteouts for the entries that were removed from directories that still exist.
+// A directory that keeps none of its entries becomes opaque instead.
 func (d *difference) whiteouts(old []tree.Entry) []tree.Entry {
 	lively := make(map[int]bool)
 	if len(d.gone) > 0 {

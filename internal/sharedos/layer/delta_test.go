@@ -17,7 +17,8 @@ func directory(path string) tree.Entry {
 }
 
 func file(path, text string) tree.Entry {
-	return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+	return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)),
+		Digest: tree.Sum([]byte(text))}
 }
 
 func whiteout(path string) tree.Entry { return tree.Entry{Path: path, Type: tree.CharDevice} }
@@ -51,11 +52,13 @@ func TestDelta(t *testing.T) {
 		},
 		"a file changed below a directory whose mode changed": {
 			map[string]tree.Entry{"usr/bin/a": file("usr/bin/a", "A"), "usr/bin": mode(directory("usr/bin"), 0o700)},
-			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"), mode(directory("usr/bin"), 0o700), file("usr/bin/a", "A")},
+			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"),
+				mode(directory("usr/bin"), 0o700), file("usr/bin/a", "A")},
 		},
 		"a mode changed": {
 			map[string]tree.Entry{"usr/bin/a": mode(file("usr/bin/a", "a"), 0o4755)},
-			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"), directory("usr/bin"), mode(file("usr/bin/a", "a"), 0o4755)},
+			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"), directory("usr/bin"),
+				mode(file("usr/bin/a", "a"), 0o4755)},
 		},
 		"a file was removed and a neighbour stayed": {
 			map[string]tree.Entry{"usr/bin/a": {}},
@@ -83,7 +86,8 @@ func TestDelta(t *testing.T) {
 		},
 		"a file became a directory": {
 			map[string]tree.Entry{"usr/plain": directory("usr/plain"), "usr/plain/z": file("usr/plain/z", "z")},
-			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"), opaque(directory("usr/plain")), file("usr/plain/z", "z")},
+			[]tree.Entry{rootEntry(), directory("etc"), directory("usr"), opaque(directory("usr/plain")),
+				file("usr/plain/z", "z")},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -127,7 +131,8 @@ func TestATreeWithMarksOfOverlayfsIsRefused(t *testing.T) {
 			t.Errorf("%+v: got %v, want ErrOverlayMark", e, err)
 		}
 	}
-	if err := CheckTree([]tree.Entry{rootEntry(), {Path: "null", Type: tree.CharDevice, Major: 1, Minor: 3}}); err != nil {
+	if err := CheckTree([]tree.Entry{rootEntry(),
+		{Path: "null", Type: tree.CharDevice, Major: 1, Minor: 3}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -137,7 +142,8 @@ func TestADeltaOverTheOldTreeShowsTheNewOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		old, _ := sourcetest.DrawTree(t)
 		new, _ := sourcetest.DrawTree(t)
-		if diff := cmp.Diff(new.Entries, Apply(old.Entries, Delta(old.Entries, new.Entries)), cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(new.Entries, Apply(old.Entries, Delta(old.Entries, new.Entries)),
+			cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("-want +got\n%s", diff)
 		}
 	})

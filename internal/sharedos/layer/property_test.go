@@ -26,7 +26,8 @@ var (
 		"\xff\xfe", "new\nline", strings.Repeat("n", 255),
 	})
 	// Sizes around what fits into the block of an inode, around whole blocks, and around what is written at once.
-	drawSizes = rapid.SampledFrom([]int{0, 1, 60, 3900, 4031, 4032, 4033, 4095, 4096, 4097, 9000, 9000, 70_000, 1<<20 - 100, 1<<20 + 1})
+	drawSizes = rapid.SampledFrom([]int{0, 1, 60, 3900, 4031, 4032, 4033, 4095, 4096, 4097, 9000, 9000,
+		70_000, 1<<20 - 100, 1<<20 + 1})
 )
 
 // A capability set and an access control list as the kernel checks them when they are read.
@@ -62,8 +63,8 @@ func (d *drawing) metadata(e *tree.Entry) {
 	}
 }
 
-// Layers that only add to a base, such as stand-ins, are laid below a layer that was made for the base alone. What Apply
-// says of that is what overlayfs shows.
+// Layers that only add to a base, such as stand-ins, are laid below a layer that was made for the
+// base alone. What Apply says of that is what overlayfs shows.
 func TestApplyShowsWhatOverlayfsShows(t *testing.T) {
 	checks := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -114,12 +115,14 @@ func additions(base, other []tree.Entry) []tree.Entry {
 
 func (d *drawing) entry(path string) tree.Entry {
 	e := tree.Entry{Path: path, Type: rapid.SampledFrom([]tree.Type{
-		tree.Directory, tree.Directory, tree.Directory, tree.Regular, tree.Regular, tree.Regular, tree.Symlink, tree.Symlink,
+		tree.Directory, tree.Directory, tree.Directory, tree.Regular, tree.Regular, tree.Regular,
+		tree.Symlink, tree.Symlink,
 		tree.CharDevice, tree.BlockDevice, tree.FIFO,
 	}).Draw(d.t, "type")}
 	switch e.Type {
 	case tree.Regular:
-		content := bytes.Repeat([]byte{rapid.SampledFrom([]byte{0, 'x'}).Draw(d.t, "fill")}, drawSizes.Draw(d.t, "size"))
+		content := bytes.Repeat([]byte{rapid.SampledFrom([]byte{0, 'x'}).Draw(d.t, "fill")},
+			drawSizes.Draw(d.t, "size"))
 		if rapid.Bool().Draw(d.t, "sparse") && len(content) > 0 {
 			clear(content)
 			content[len(content)-1] = 'x'
@@ -128,7 +131,8 @@ func (d *drawing) entry(path string) tree.Entry {
 	case tree.Symlink:
 		e.Link = rapid.SampledFrom([]string{"a", "../b", "/nowhere", strings.Repeat("l/", 2000)}).Draw(d.t, "target")
 	case tree.CharDevice, tree.BlockDevice:
-		e.Major, e.Minor = rapid.Uint32Range(0, 4095).Draw(d.t, "major"), rapid.Uint32Range(1, 1<<20-1).Draw(d.t, "minor")
+		e.Major, e.Minor = rapid.Uint32Range(0, 4095).Draw(d.t, "major"),
+			rapid.Uint32Range(1, 1<<20-1).Draw(d.t, "minor")
 	}
 	d.metadata(&e)
 	return e
@@ -160,7 +164,8 @@ func (d *drawing) next(from []tree.Entry, changes int) []tree.Entry {
 	for range rapid.IntRange(changes/4, changes).Draw(d.t, "changes") {
 		paths := slices.SortedFunc(maps.Keys(entries), tree.Compare)
 		path := rapid.SampledFrom(paths).Draw(d.t, "path")
-		switch rapid.SampledFrom([]string{"put", "put", "put", "replace", "replace", "remove", "empty", "touch", "link", "link"}).Draw(d.t, "change") {
+		switch rapid.SampledFrom([]string{"put", "put", "put", "replace", "replace", "remove", "empty", "touch", "link",
+			"link"}).Draw(d.t, "change") {
 		case "put":
 			for entries[path].Type != tree.Directory {
 				path = tree.Parent(path)

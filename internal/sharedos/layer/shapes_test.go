@@ -11,9 +11,11 @@ import (
 type shapes map[string]int
 
 var allShapes = []string{
-	"directory to regular file", "directory to symbolic link", "regular file to directory", "regular file to symbolic link",
+	"directory to regular file", "directory to symbolic link", "regular file to directory",
+	"regular file to symbolic link",
 	"symbolic link to directory", "symbolic link to regular file", "directory to fifo",
-	"opaque directory", "whiteout of a directory", "whiteout of a file", "hard link", "capability", "access control list",
+	"opaque directory", "whiteout of a directory", "whiteout of a file", "hard link",
+	"capability", "access control list",
 	"empty file", "sparse file", "long name", "block device", "fifo",
 }
 
@@ -47,7 +49,8 @@ func (s shapes) add(before, after, delta []tree.Entry) {
 		case e.Type == tree.BlockDevice, e.Type == tree.FIFO:
 			s[e.Type.String()]++
 		}
-		for name, shape := range map[string]string{"security.capability": "capability", "system.posix_acl_access": "access control list"} {
+		for name, shape := range map[string]string{"security.capability": "capability",
+			"system.posix_acl_access": "access control list"} {
 			if _, ok := e.Xattrs[name]; ok {
 				s[shape]++
 			}

@@ -27,10 +27,13 @@ func TestHolesTakeNoRoom(t *testing.T) {
 	}{
 		"nothing but a hole": {filled{size: 1 << 27}, 16 << 10, true},
 		"data at the ends and in the middle": {
-			filled{size: 1<<27 + 1000, data: map[int64]string{0: "first", 1<<26 - 3: "across a block", 1<<27 + 995: "last"}}, 128 << 10, true,
+			filled{size: 1<<27 + 1000,
+				data: map[int64]string{0: "first", 1<<26 - 3: "across a block", 1<<27 + 995: "last"}}, 128 << 10, true,
 		},
-		"a hole before data":               {filled{size: 10<<20 + 7, data: map[int64]string{10 << 20: "last"}}, 64 << 10, true},
-		"a hole behind data":               {filled{size: 10<<20 + 7, data: map[int64]string{0: "first"}}, 64 << 10, true},
+		"a hole before data": {filled{size: 10<<20 + 7, data: map[int64]string{10 << 20: "last"}},
+			64 << 10, true},
+		"a hole behind data": {filled{size: 10<<20 + 7, data: map[int64]string{0: "first"}}, 64 << 10,
+			true},
 		"no hole":                          {filled{fill: 'x', size: 1 << 20}, 1<<20 + 32<<10, false},
 		"a hole that is not worth a chunk": {filled{size: 300 << 10, data: everyBlock(300<<10, 60<<10)}, 320 << 10, false},
 		"small":                            {filled{size: 100 << 10}, 120 << 10, false},
@@ -38,7 +41,8 @@ func TestHolesTakeNoRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := testWorkshop(t)
 			digest := test.content.digest(t)
-			file := tree.Entry{Path: "a", Type: tree.Regular, Mode: 0o600, Size: test.content.size, Digest: digest, Xattrs: map[string]string{"user.odd": "123"}}
+			file := tree.Entry{Path: "a", Type: tree.Regular, Mode: 0o600, Size: test.content.size, Digest: digest,
+				Xattrs: map[string]string{"user.odd": "123"}}
 			twin := file
 			twin.Path, twin.Xattrs = "b", nil // it has the same content, and an inode of its own
 			entries := []tree.Entry{rootEntry(), file, twin}
@@ -130,7 +134,8 @@ func TestAHoleThatIsFilledMeanwhileIsNoticed(t *testing.T) {
 	opened := 0
 	content := changing{filled{size: 1 << 20}, &opened}
 	filled := filled{size: 1 << 20, data: map[int64]string{500_000: "x"}}
-	_, err := writeTo(t, t.Context(), []tree.Entry{rootEntry(), {Path: "a", Type: tree.Regular, Size: 1 << 20, Digest: filled.digest(t)}}, content)
+	_, err := writeTo(t, t.Context(),
+		[]tree.Entry{rootEntry(), {Path: "a", Type: tree.Regular, Size: 1 << 20, Digest: filled.digest(t)}}, content)
 	if err == nil {
 		t.Error("no error")
 	}
@@ -154,14 +159,17 @@ func TestHardLinksStayHardLinks(t *testing.T) {
 		rootEntry(),
 		{Path: "a", Type: tree.Directory, Mode: 0o755},
 		linked("a/big", 1, big), linked("a/small", 2, small),
-		linked("big", 1, big), changed, linked("equal", 0, big), fifo("fifo"), fifo("fifo2"), later, linked("other", 3, big),
+		linked("big", 1, big), changed, linked("equal", 0, big), fifo("fifo"), fifo("fifo2"),
+		later, linked("other", 3, big),
 		linked("small", 2, small),
 	}
 	want := map[string]uint64{
-		"a/big": 2, "big": 2, "a/small": 2, "small": 2, "fifo": 2, "fifo2": 2, "changed": 1, "equal": 1, "later": 1, "other": 1,
+		"a/big": 2, "big": 2, "a/small": 2, "small": 2, "fifo": 2, "fifo2": 2, "changed": 1,
+		"equal": 1, "later": 1, "other": 1,
 	}
 	w := testWorkshop(t)
-	for what, list := range map[string][]tree.Entry{"full": entries, "delta": Delta([]tree.Entry{rootEntry()}, entries)} {
+	for what, list := range map[string][]tree.Entry{"full": entries,
+		"delta": Delta([]tree.Entry{rootEntry()}, entries)} {
 		path, _ := w.write(list, content)
 		at := w.mount(path)
 		got, err := walk(at)

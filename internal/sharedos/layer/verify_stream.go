@@ -14,11 +14,12 @@ const (
 	streamPart = 4 << 20
 )
 
-// VerifyStream is Verify for a layer that is not a file of this machine. read returns length bytes at an offset. All data and the whole
-// hash tree are read once, in order, in parts of at most 4 MiB. The error matches ErrDamaged if they are not those of the layer.
+// VerifyStream is Verify for a layer that is not a file of this machine. read returns length bytes
+// at an offset. All data and the whole hash tree are read once, in order, in parts of at most 4
+// MiB. The error matches ErrDamaged if they are not those of the layer.
 //
-// The hash tree follows the superblock, which takes one block: the level with a single block first, and the level with the hashes of the
-// data last (https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMVerity).
+// The hash tree follows the superblock, which takes one block: the level with a single block first, and
+// the level with the hashes of the data last (https://gitlab.com/cryptsetup/cryptsetup/-/wikis/DMVerity).
 func VerifyStream(ctx context.Context, layer release.Layer, read func(offset, length int64) ([]byte, error)) error {
 	damaged := func(format string, args ...any) error {
 		return fmt.Errorf("verify layer %s: %w: %s", layer.ID, ErrDamaged, fmt.Sprintf(format, args...))
@@ -56,7 +57,8 @@ func VerifyStream(ctx context.Context, layer release.Layer, read func(offset, le
 	}
 	var wanted []byte
 	for len(hashes) > sha256.Size {
-		level := append(bytes.Clone(hashes), make([]byte, (release.BlockSize-len(hashes)%release.BlockSize)%release.BlockSize)...)
+		level := append(bytes.Clone(hashes),
+			make([]byte, (release.BlockSize-len(hashes)%release.BlockSize)%release.BlockSize)...)
 		wanted = append(level, wanted...)
 		hashes = nil
 		hash(level)

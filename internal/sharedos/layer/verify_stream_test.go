@@ -17,7 +17,9 @@ func TestAStreamIsTheLayerAndNoChangedByteIs(t *testing.T) {
 			content := memory{}
 			entries := []tree.Entry{rootEntry()}
 			if blocks > 0 {
-				entries = append(entries, fileEntry(content, "a", bytes.Repeat([]byte("shared os"), blocks*release.BlockSize/9+1)[:blocks*release.BlockSize]))
+				entries = append(entries,
+					fileEntry(content, "a",
+						bytes.Repeat([]byte("shared os"), blocks*release.BlockSize/9+1)[:blocks*release.BlockSize]))
 			}
 			path, layer := testWorkshop(t).write(entries, content)
 			data, err := os.ReadFile(path)
@@ -30,7 +32,8 @@ func TestAStreamIsTheLayerAndNoChangedByteIs(t *testing.T) {
 			if err := VerifyStream(t.Context(), layer, read); err != nil {
 				t.Fatal(err)
 			}
-			for _, at := range []int64{0, layer.DataSize / 2, layer.DataSize - 1, layer.DataSize + release.BlockSize, layer.DataSize + release.BlockSize + 31} {
+			for _, at := range []int64{0, layer.DataSize / 2, layer.DataSize - 1, layer.DataSize + release.BlockSize,
+				layer.DataSize + release.BlockSize + 31} {
 				if at >= layer.Size {
 					continue // a single block of data has no hash tree
 				}
@@ -41,7 +44,8 @@ func TestAStreamIsTheLayerAndNoChangedByteIs(t *testing.T) {
 				data[at] ^= 1
 			}
 			data = data[:layer.DataSize]
-			if err := VerifyStream(t.Context(), layer, read); !errors.Is(err, ErrDamaged) && layer.DataSize > release.BlockSize {
+			if err := VerifyStream(t.Context(), layer, read); !errors.Is(err, ErrDamaged) &&
+				layer.DataSize > release.BlockSize {
 				t.Errorf("without its hash tree: %v", err)
 			}
 			other := layer

@@ -23,7 +23,9 @@ var verityUUID = [16]byte{0x53, 0x68, 0x61, 0x72, 0x65, 0x64, 0x4f, 0x53, 0x80, 
 // always yield the same bytes.
 func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	if dataSize <= 0 || dataSize%release.BlockSize != 0 {
-		return tree.Digest{}, fmt.Errorf("append hash tree to %s: the image has %d bytes, which is not a multiple of the block size", file.Name(), dataSize)
+		return tree.Digest{},
+			fmt.Errorf("append hash tree to %s: the image has %d bytes, which is not a multiple of the block size",
+				file.Name(), dataSize)
 	}
 	params := verity.DefaultParams()
 	params.DataBlockSize = release.BlockSize
@@ -45,15 +47,17 @@ func appendHashTree(file *os.File, dataSize int64) (tree.Digest, error) {
 	return id, nil
 }
 
-// Verify reads a whole layer and checks that its id is the root digest of its hash tree, and that every block of its data
-// matches the hash tree. The error matches ErrDamaged if not.
+// Verify reads a whole layer and checks that its id is the root digest of its hash tree, and that
+// every block of its data matches the hash tree. The error matches ErrDamaged if not.
 func Verify(file *os.File, layer release.Layer) error {
 	info, err := file.Stat()
 	if err != nil {
 		return fmt.Errorf("verify layer %s: %w", layer.ID, err)
 	}
-	if info.Size() != layer.Size || layer.DataSize <= 0 || layer.DataSize >= layer.Size || layer.DataSize%release.BlockSize != 0 {
-		return fmt.Errorf("verify layer %s: %s has %d bytes instead of %d: %w", layer.ID, file.Name(), info.Size(), layer.Size, ErrDamaged)
+	if info.Size() != layer.Size || layer.DataSize <= 0 || layer.DataSize >= layer.Size ||
+		layer.DataSize%release.BlockSize != 0 {
+		return fmt.Errorf("verify layer %s: %s has %d bytes instead of %d: %w", layer.ID, file.Name(),
+			info.Size(), layer.Size, ErrDamaged)
 	}
 	params := verity.DefaultParams()
 	params.DataBlockSize = release.BlockSize

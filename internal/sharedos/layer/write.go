@@ -14,9 +14,9 @@ import (
 )
 
 // Write writes t as a layer to out, which must be an empty file open for reading and writing, and returns its
-// description. Delta is set if t contains a mark of overlayfs; for a delta that only adds entries, the caller sets it. The
-// caller syncs and closes out, and removes it after an error. The memory that it needs grows with the tree by about 50
-// bytes for each entry. Errors match erofs.ErrXattr for attributes that would be lost.
+// description. Delta is set if t contains a mark of overlayfs; for a delta that only adds entries, the caller
+// sets it. The caller syncs and closes out, and removes it after an error. The memory that it needs grows with
+// the tree by about 50 bytes for each entry. Errors match erofs.ErrXattr for attributes that would be lost.
 func Write(ctx context.Context, t *tree.Tree, out *os.File) (release.Layer, error) {
 	layer, err := write(ctx, t, out)
 	if err != nil {

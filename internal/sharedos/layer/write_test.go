@@ -61,14 +61,17 @@ func TestVeritysetupAcceptsALayerAndNoChangedByte(t *testing.T) {
 			content := memory{}
 			entries := []tree.Entry{rootEntry()}
 			if blocks > 0 {
-				entries = append(entries, fileEntry(content, "a", bytes.Repeat([]byte("shared os"), blocks*release.BlockSize/9+1)[:blocks*release.BlockSize]))
+				entries = append(entries,
+					fileEntry(content, "a",
+						bytes.Repeat([]byte("shared os"), blocks*release.BlockSize/9+1)[:blocks*release.BlockSize]))
 			}
 			path, layer := testWorkshop(t).write(entries, content)
 			info, err := os.Stat(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if info.Size() != layer.Size || layer.DataSize%release.BlockSize != 0 || layer.Size%release.BlockSize != 0 || layer.Size <= layer.DataSize {
+			if info.Size() != layer.Size || layer.DataSize%release.BlockSize != 0 ||
+				layer.Size%release.BlockSize != 0 || layer.Size <= layer.DataSize {
 				t.Errorf("file of %d bytes, layer %+v", info.Size(), layer)
 			}
 			if output, err := veritysetup(path, layer); err != nil {
@@ -113,7 +116,8 @@ func verifyFile(t *testing.T, path string, layer release.Layer) error {
 
 func TestVerifyRefusesWhatIsNotTheLayer(t *testing.T) {
 	content := memory{}
-	path, layer := testWorkshop(t).write([]tree.Entry{rootEntry(), fileEntry(content, "a", bytes.Repeat([]byte{'x'}, 900_000))}, content)
+	path, layer := testWorkshop(t).write([]tree.Entry{rootEntry(),
+		fileEntry(content, "a", bytes.Repeat([]byte{'x'}, 900_000))}, content)
 	for name, spoil := range map[string]func(*release.Layer){
 		"another id":        func(l *release.Layer) { l.ID[0]++ },
 		"another size":      func(l *release.Layer) { l.Size += release.BlockSize },
@@ -212,7 +216,8 @@ func TestALargeDirectoryReadsBack(t *testing.T) {
 	content := memory{}
 	entries := []tree.Entry{rootEntry(), {Path: "d", Type: tree.Directory, Mode: 0o755}}
 	for i := range 5000 {
-		entries = append(entries, fileEntry(content, fmt.Sprintf("d/%05d-%s", i, strings.Repeat("n", i%200)), fmt.Append(nil, i%7)))
+		entries = append(entries,
+			fileEntry(content, fmt.Sprintf("d/%05d-%s", i, strings.Repeat("n", i%200)), fmt.Append(nil, i%7)))
 	}
 	w := testWorkshop(t)
 	path, _ := w.write(entries, content)
@@ -389,7 +394,8 @@ func TestSmallFilesArePackedTightly(t *testing.T) {
 	for i := range 3000 {
 		// From a few bytes to nearly a block, in no order.
 		size := 10 + i*7919%3900
-		entries = append(entries, fileEntry(content, fmt.Sprintf("%04d", i), bytes.Repeat([]byte{byte(i), byte(i >> 8)}, size/2)))
+		entries = append(entries,
+			fileEntry(content, fmt.Sprintf("%04d", i), bytes.Repeat([]byte{byte(i), byte(i >> 8)}, size/2)))
 		bytesOfFiles += entries[len(entries)-1].Size
 	}
 	path, layer := testWorkshop(t).write(entries, content)

@@ -20,8 +20,8 @@ type Address struct {
 	System bool
 }
 
-// ParseAddress parses a libvirt connection URI (https://libvirt.org/uri.html). The default is $LIBVIRT_DEFAULT_URI, or else
-// qemu:///system.
+// ParseAddress parses a libvirt connection URI (https://libvirt.org/uri.html). The default is
+// $LIBVIRT_DEFAULT_URI, or else qemu:///system.
 func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 	if uri == "" {
 		uri = getenv("LIBVIRT_DEFAULT_URI")
@@ -35,10 +35,13 @@ func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 	}
 	driver, transport, _ := strings.Cut(parsed.Scheme, "+")
 	if driver != "qemu" {
-		return Address{}, fmt.Errorf("libvirt URI %q: only the qemu driver can run VMs of a shared OS; use qemu:///system or qemu:///session", uri)
+		return Address{}, fmt.Errorf(
+			"libvirt URI %q: only the qemu driver can run VMs of a shared OS; use qemu:///system or qemu:///session",
+			uri)
 	}
 	if parsed.Host != "" || (transport != "" && transport != "unix") {
-		return Address{}, fmt.Errorf("libvirt URI %q: remote hosts are not supported yet; run on the host itself with qemu:///system", uri)
+		return Address{}, fmt.Errorf(
+			"libvirt URI %q: remote hosts are not supported yet; run on the host itself with qemu:///system", uri)
 	}
 	address := Address{URI: uri, Driver: "qemu://" + parsed.Path}
 	if parsed.Path != "/system" && parsed.Path != "/session" {
@@ -55,12 +58,14 @@ func ParseAddress(uri string, getenv func(string) string) (Address, error) {
 	if parsed.Path == "/session" {
 		directories = sessionDirectories(getenv)
 		if len(directories) == 0 {
-			return Address{}, fmt.Errorf("libvirt URI %q: neither XDG_RUNTIME_DIR nor HOME is set; name the socket with ?socket=/path", uri)
+			return Address{}, fmt.Errorf(
+				"libvirt URI %q: neither XDG_RUNTIME_DIR nor HOME is set; name the socket with ?socket=/path", uri)
 		}
 	}
 	// The monolithic daemon, or the modular one for QEMU, which forwards storage calls.
 	for _, directory := range directories {
-		address.Sockets = append(address.Sockets, filepath.Join(directory, "libvirt-sock"), filepath.Join(directory, "virtqemud-sock"))
+		address.Sockets = append(address.Sockets, filepath.Join(directory, "libvirt-sock"),
+			filepath.Join(directory, "virtqemud-sock"))
 	}
 	address.System = parsed.Path == "/system"
 	return address, nil

@@ -48,8 +48,8 @@ type session struct {
 	conn net.Conn
 }
 
-// Open connects to the libvirt of a machine. It starts libvirt if the URI is that of the system's libvirt and none runs. ErrUnreachable
-// if that fails.
+// Open connects to the libvirt of a machine. It starts libvirt if the URI is that of the system's
+// libvirt and none runs. ErrUnreachable if that fails.
 func Open(ctx context.Context, uri string, machine Machine) (*Client, error) {
 	address, err := ParseAddress(uri, environment)
 	if err != nil {
@@ -77,8 +77,9 @@ func nobodyListens(err error) bool {
 // URI is the URI that the client was opened with, or the default.
 func (c *Client) URI() string { return c.address.URI }
 
-// Call runs fn with a connection that nobody else uses meanwhile. When ctx ends, and after two minutes, it closes the connection, so that
-// fn fails. An answer of libvirt is a libvirt.Error, which Is matches. No answer is ErrUnreachable. fn must not keep the connection.
+// Call runs fn with a connection that nobody else uses meanwhile. When ctx ends, and after two
+// minutes, it closes the connection, so that fn fails. An answer of libvirt is a libvirt.Error,
+// which Is matches. No answer is ErrUnreachable. fn must not keep the connection.
 func (c *Client) Call(ctx context.Context, what string, fn func(*libvirt.Libvirt) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -212,9 +213,10 @@ type connecting struct {
 // lossDelay is how long the loss of a connection is withheld from ConnectToURI.
 const lossDelay = 100 * time.Millisecond
 
-// Read implements net.Conn. At its end, ConnectToURI creates a channel, and another goroutine of go-libvirt reads that channel as soon as
-// the connection is lost. If the connection is lost in between, the two race. So a loss is reported only after ConnectToURI has
-// returned, or after a short delay, because ConnectToURI itself may be waiting for the loss.
+// Read implements net.Conn. At its end, ConnectToURI creates a channel, and another goroutine of
+// go-libvirt reads that channel as soon as the connection is lost. If the connection is lost in
+// between, the two race. So a loss is reported only after ConnectToURI has returned, or after a
+// short delay, because ConnectToURI itself may be waiting for the loss.
 func (c connecting) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n == 0 && err != nil {
@@ -248,7 +250,8 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// dial connects to the first socket that somebody listens on. If there is none, the error is that of the socket that exists.
+// dial connects to the first socket that somebody listens on. If there is none, the error is that
+// of the socket that exists.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	var failed error
 	for _, socket := range c.address.Sockets {

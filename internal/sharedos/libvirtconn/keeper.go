@@ -10,13 +10,14 @@ import (
 	"syscall"
 )
 
-// keeperScript runs in the background with the connection as a descriptor. It reads descriptor 3. If it reads "over", the connection is
-// no longer needed. If it reads the end of the file, this process was killed, and libvirt gets some time to finish what it was sent.
+// keeperScript runs in the background with the connection as a descriptor. It reads descriptor 3.
+// If it reads "over", the connection is no longer needed. If it reads the end of the file, this
+// process was killed, and libvirt gets some time to finish what it was sent.
 const keeperScript = `(read -r said <&3; [ "$said" = over ] || sleep 10) &`
 
-// keeper is a process that keeps a connection open if this process is killed. If a client closes its connection while packets of its
-// stream are not written yet, libvirtd 11.3 blocks for good, for all clients: in remoteClientCloseFunc, the event loop takes a lock that
-// it already holds.
+// keeper is a process that keeps a connection open if this process is killed. If a client closes
+// its connection while packets of its stream are not written yet, libvirtd 11.3 blocks for good,
+// for all clients: in remoteClientCloseFunc, the event loop takes a lock that it already holds.
 type keeper struct{ control *os.File }
 
 // keep starts the keeper of a connection, before anything is read from it.
@@ -47,7 +48,8 @@ func keep(ctx context.Context, conn net.Conn) (_ *keeper, err error) {
 	return &keeper{control}, nil
 }
 
-// nonblocking makes a connection non-blocking again, as Go needs it. Passing a copy of it to a command makes both blocking.
+// nonblocking makes a connection non-blocking again, as Go needs it. Passing a copy of it to a
+// command makes both blocking.
 func nonblocking(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

@@ -12,8 +12,8 @@ const (
 	startTimeout = 45 * time.Second
 	// startPoll is how often its sockets are tried meanwhile.
 	startPoll = 50 * time.Millisecond
-	// startGrace is how long its sockets are tried after the start command failed: another process may have started libvirt at
-	// the same time and made this command fail.
+	// startGrace is how long its sockets are tried after the start command failed: another process
+	// may have started libvirt at the same time and made this command fail.
 	startGrace = time.Second
 )
 
@@ -24,7 +24,8 @@ func (c *Client) start(ctx context.Context) error {
 		return err
 	}
 	if !root {
-		return errors.New(`only root can start it: run "systemctl start libvirtd" as root, or "virtlogd -d; libvirtd -d" if the machine has no systemd`)
+		return errors.New(
+			`only root can start it: run "systemctl start libvirtd" as root, or "virtlogd -d; libvirtd -d" if the machine has no systemd`)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -48,7 +49,8 @@ func (c *Client) start(ctx context.Context) error {
 			continue
 		}
 		if failed != nil && ctx.Err() == nil {
-			return fmt.Errorf("%w; install libvirt (on Debian: apt-get install libvirt-daemon-system qemu-system-x86)", failed)
+			return fmt.Errorf("%w; install libvirt (on Debian: apt-get install libvirt-daemon-system qemu-system-x86)",
+				failed)
 		}
 		return errors.Join(waiting.Err(), failed, err)
 	}
@@ -69,7 +71,8 @@ func (c *Client) runStartCommands(ctx context.Context) error {
 			return nil
 		}
 		// Distributions with modular daemons have no libvirtd.
-		modular := run(ctx, "systemctl", "--no-ask-password", "start", "virtlogd.socket", "virtqemud.socket", "virtstoraged.socket", "virtnetworkd.socket")
+		modular := run(ctx, "systemctl", "--no-ask-password", "start", "virtlogd.socket", "virtqemud.socket",
+			"virtstoraged.socket", "virtnetworkd.socket")
 		if modular == nil {
 			return nil
 		}

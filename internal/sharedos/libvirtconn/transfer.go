@@ -31,11 +31,13 @@ const (
 	authPolkit = 2
 )
 
-// chunk is the size of a stream packet in bytes. Every version of libvirt accepts it (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX is 262120).
+// chunk is the size of a stream packet in bytes. Every version of libvirt accepts it
+// (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX is 262120).
 const chunk = 192 << 10
 
-// grace is how long libvirt may take to end a stream after the context has ended. The connection is closed only then, because libvirtd 11.3
-// blocks for good if a client closes its connection while the daemon has to answer on a stream (see keeper).
+// grace is how long libvirt may take to end a stream after the context has ended. The connection is
+// closed only then, because libvirtd 11.3 blocks for good if a client closes its connection while
+// the daemon has to answer on a stream (see keeper).
 const grace = 5 * time.Second
 
 // maxEarly bounds how many packets of a stream may arrive before the reply to the call that opens it.
@@ -49,8 +51,8 @@ type errContent struct{ error }
 
 func (e errContent) Unwrap() error { return e.error }
 
-// Transfer runs fn with a connection for one stream after another. It ends with ctx. An answer of libvirt is a libvirt.Error, and no answer
-// is ErrUnreachable. An error of a content's reader is wrapped.
+// Transfer runs fn with a connection for one stream after another. It ends with ctx. An answer of libvirt
+// is a libvirt.Error, and no answer is ErrUnreachable. An error of a content's reader is wrapped.
 func (c *Client) Transfer(ctx context.Context, what string, fn func(*Transfer) error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -185,8 +187,8 @@ func (t *Transfer) Route(header *socket.Header, payload []byte) {
 	}
 }
 
-// next waits for the next packet of a kind (socket.Reply or socket.Stream) of the current call. Packets of a stream may arrive before the
-// reply to the call that opens it, and are kept until they are asked for.
+// next waits for the next packet of a kind (socket.Reply or socket.Stream) of the current call. Packets of
+// a stream may arrive before the reply to the call that opens it, and are kept until they are asked for.
 func (t *Transfer) next(kind uint32) (packet, error) {
 	if kind == socket.Stream && len(t.early) > 0 {
 		p := t.early[0]
@@ -262,7 +264,8 @@ func (t *Transfer) connect(driver string) error {
 }
 
 // Upload writes length bytes of r into a volume at an offset, and returns when libvirt has confirmed them.
-func (t *Transfer) Upload(volume libvirt.StorageVol, offset, length int64, r io.Reader, progress func(sent int64)) error {
+func (t *Transfer) Upload(volume libvirt.StorageVol, offset, length int64, r io.Reader,
+	progress func(sent int64)) error {
 	if err := t.open(procStorageUpload, volume, offset, length); err != nil {
 		return err
 	}

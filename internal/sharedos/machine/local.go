@@ -130,7 +130,8 @@ func (Local) MakePrivateDir(ctx context.Context, path string, reaching int) erro
 		return fail(fmt.Errorf("it belongs to user %d: remove it", stat.Uid))
 	}
 	// The access control list goes first: chmod would change the mask of one.
-	if err := unix.Fremovexattr(int(directory.Fd()), aclAttribute); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+	if err := unix.Fremovexattr(int(directory.Fd()), aclAttribute); err != nil && !errors.Is(err, unix.ENODATA) &&
+		!errors.Is(err, unix.ENOTSUP) {
 		return fail(err)
 	}
 	if err := directory.Chmod(0o700); err != nil {
@@ -138,7 +139,8 @@ func (Local) MakePrivateDir(ctx context.Context, path string, reaching int) erro
 	}
 	if reaching != 0 && reaching != os.Geteuid() {
 		if err := unix.Fsetxattr(int(directory.Fd()), aclAttribute, reachableBy(reaching), 0); err != nil {
-			return fail(fmt.Errorf("let user %d reach it (the file system needs access control lists): %w", reaching, err))
+			return fail(fmt.Errorf("let user %d reach it (the file system needs access control lists): %w", reaching,
+				err))
 		}
 	}
 	return directory.Close()
@@ -147,8 +149,8 @@ func (Local) MakePrivateDir(ctx context.Context, path string, reaching int) erro
 // aclAttribute has the access control list of a file (acl(5)).
 const aclAttribute = "system.posix_acl_access"
 
-// reachableBy is the access control list of a directory that its owner can use, and that one other user can reach what is in it
-// (linux/posix_acl_xattr.h).
+// reachableBy is the access control list of a directory that its owner can use, and that one other
+// user can reach what is in it (linux/posix_acl_xattr.h).
 func reachableBy(uid int) []byte {
 	const all, reach, nobody = 7, 1, ^uint32(0)
 	list := binary.LittleEndian.AppendUint32(nil, 2) // version

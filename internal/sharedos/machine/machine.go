@@ -1,9 +1,10 @@
 // Package machine reaches the machine that runs the VMs where libvirt does not: its files, processes and sockets.
 //
-// Packages store, hypervisor, vm and host use the machine of the VMs only through these interfaces, so that it need not be
-// the machine that this process runs on. [Local] is the machine that this process runs on.
+// Packages store, hypervisor, vm and host use the machine of the VMs only through these interfaces, so that
+// it need not be the machine that this process runs on. [Local] is the machine that this process runs on.
 //
-// What belongs to the user of this process is not meant: the operator's key, and the cache of builds, are ordinary files.
+// What belongs to the user of this process is not meant: the operator's key, and the cache of
+// builds, are ordinary files.
 package machine
 
 import (
@@ -25,8 +26,8 @@ type Machine interface {
 	Sockets
 }
 
-// Files reaches files of the machine by absolute paths. A path that does not exist is fs.ErrNotExist. Any other error leaves
-// open whether it exists.
+// Files reaches files of the machine by absolute paths. A path that does not exist is
+// fs.ErrNotExist. Any other error leaves open whether it exists.
 type Files interface {
 	// Exists reports whether a path exists, whatever it is.
 	Exists(ctx context.Context, path string) (bool, error)
@@ -34,14 +35,14 @@ type Files interface {
 	Digest(ctx context.Context, path string) (tree.Digest, error)
 	// ReadTail returns the last bytes of a file, at most limit.
 	ReadTail(ctx context.Context, path string, limit int64) ([]byte, error)
-	// WriteFile replaces the content of a file atomically and durably: after a crash the file has either its old content or all
-	// of the new one. Every user may read it. Missing directories are created.
+	// WriteFile replaces the content of a file atomically and durably: after a crash the file has either
+	// its old content or all of the new one. Every user may read it. Missing directories are created.
 	WriteFile(ctx context.Context, path string, data []byte) error
 	// MakeDir creates a directory and its parents. Directories that exist keep their mode.
 	MakeDir(ctx context.Context, path string, mode fs.FileMode) error
-	// MakePrivateDir creates a directory that nobody can reach but this user, root, and the user with a number. That user can reach
-	// what is in it by its name, and can neither list nor change the directory. A directory that exists gets these permissions,
-	// too. It is an error if the path is anything else than a directory of this user.
+	// MakePrivateDir creates a directory that nobody can reach but this user, root, and the user with a number. That
+	// user can reach what is in it by its name, and can neither list nor change the directory. A directory that
+	// exists gets these permissions, too. It is an error if the path is anything else than a directory of this user.
 	MakePrivateDir(ctx context.Context, path string, reaching int) error
 	// CheckMakeDir returns why a directory cannot be created at a path, and nil for a directory that exists.
 	// fs.ErrPermission is about the user of this process: another one may be able to. Nothing is changed.
@@ -56,8 +57,8 @@ type Files interface {
 	Remove(ctx context.Context, path string) error
 }
 
-// Processes runs programs on the machine. A daemon outlives this process. It is found again by its record, a file that names
-// the process (package daemon).
+// Processes runs programs on the machine. A daemon outlives this process. It is found again by its
+// record, a file that names the process (package daemon).
 type Processes interface {
 	// User returns the number of the user that programs run as.
 	User(ctx context.Context) (int, error)
@@ -72,7 +73,8 @@ type Processes interface {
 	StartDaemon(ctx context.Context, record, log string, command ...string) error
 	// DaemonRuns reports whether the recorded process runs. It does not run if there is no record.
 	DaemonRuns(ctx context.Context, record string) (bool, error)
-	// EndDaemon ends the recorded process, waits until it is gone, and removes the record. It is no error if there is none.
+	// EndDaemon ends the recorded process, waits until it is gone, and removes the record. It is no
+	// error if there is none.
 	EndDaemon(ctx context.Context, record string) error
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 // virtual are the file systems in which only the kernel makes directories that hold files.
-var virtual = []int64{unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEBUGFS_MAGIC, unix.SECURITYFS_MAGIC}
+var virtual = []int64{unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP2_SUPER_MAGIC,
+	unix.DEBUGFS_MAGIC, unix.SECURITYFS_MAGIC}
 
 // CheckMakeDir implements Files.
 func (Local) CheckMakeDir(ctx context.Context, path string) error {

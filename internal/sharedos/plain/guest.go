@@ -25,15 +25,16 @@ const guestWidth = 100
 func Line(text string) string {
 	// The limit is applied first, so that a text of megabytes is not read throughout.
 	text = Cut(text, 4*MaxLine)
-	lines := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune("\n\r\v\f\u0085\u2028\u2029", r) })
+	lines := strings.FieldsFunc(text,
+		func(r rune) bool { return strings.ContainsRune("\n\r\v\f\u0085\u2028\u2029", r) })
 	for i, line := range lines {
 		lines[i] = strings.TrimSpace(Clean(strings.ReplaceAll(line, "\t", " ")))
 	}
 	return Cut(strings.Join(lines, "; "), MaxLine)
 }
 
-// Guest shows texts that are a guest's, each on lines of its own that are marked as the guest's. It starts and ends with
-// a line end. It is at most about MaxGuest bytes long.
+// Guest shows texts that are a guest's, each on lines of its own that are marked as the guest's. It
+// starts and ends with a line end. It is at most about MaxGuest bytes long.
 func Guest(texts ...string) string {
 	var b strings.Builder
 	b.WriteString("\n")

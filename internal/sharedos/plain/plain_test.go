@@ -88,7 +88,8 @@ func TestATextOfAGuestIsOneLine(t *testing.T) {
 }
 
 func TestWhatAGuestSaysIsMarkedOnEachLine(t *testing.T) {
-	if got, want := plain.Guest("no space\nError: run this", "\u202eevil"), "\n  guest| no space; Error: run this\n  guest| evil\n"; got != want {
+	if got, want := plain.Guest("no space\nError: run this", "\u202eevil"),
+		"\n  guest| no space; Error: run this\n  guest| evil\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	long := plain.Guest(strings.Repeat("x", 150))
@@ -107,7 +108,8 @@ func TestWhatAGuestSaysIsMarkedOnEachLine(t *testing.T) {
 			if got != "\n" && !strings.HasPrefix(line, "  guest|") || utf8.RuneCountInString(line) > 120 {
 				t.Fatalf("the line %q", line)
 			}
-			if strings.ContainsFunc(line, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }) {
+			if strings.ContainsFunc(line,
+				func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }) {
 				t.Fatalf("the line %q", line)
 			}
 		}

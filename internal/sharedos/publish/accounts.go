@@ -22,7 +22,8 @@ func (p *Publisher) withFormerAccounts(ctx context.Context, newest *release.Mani
 	all.Users, all.Groups = withAccounts(nil, newest.Users), withAccounts(nil, newest.Groups)
 	for _, one := range history { // newest first
 		if one.Manifest != nil {
-			all.Users, all.Groups = withAccounts(all.Users, one.Manifest.Users), withAccounts(all.Groups, one.Manifest.Groups)
+			all.Users, all.Groups = withAccounts(all.Users, one.Manifest.Users),
+				withAccounts(all.Groups, one.Manifest.Groups)
 		}
 	}
 	return &all, nil
@@ -51,10 +52,13 @@ func withAccounts(later, earlier map[string]uint32) map[string]uint32 {
 // before.
 func checkAccounts(old, new *release.Manifest) error {
 	var problems []string
-	if moved := append(movedAccounts("user", old.Users, new.Users), movedAccounts("group", old.Groups, new.Groups)...); len(moved) > 0 {
-		problems = append(problems, strings.Join(moved, ", ")+"; files of VMs in /var and /home would change their owner")
+	if moved := append(movedAccounts("user", old.Users, new.Users),
+		movedAccounts("group", old.Groups, new.Groups)...); len(moved) > 0 {
+		problems = append(problems,
+			strings.Join(moved, ", ")+"; files of VMs in /var and /home would change their owner")
 	}
-	if reused := append(reusedNumbers("user", old.Users, new.Users), reusedNumbers("group", old.Groups, new.Groups)...); len(reused) > 0 {
+	if reused := append(reusedNumbers("user", old.Users, new.Users),
+		reusedNumbers("group", old.Groups, new.Groups)...); len(reused) > 0 {
 		problems = append(problems, strings.Join(reused, ", ")+
 			"; VMs keep the earlier account, since files of theirs have its number, so it could read the files of the new one")
 	}

@@ -28,7 +28,8 @@ const maxKernelImage = 512 << 20
 
 // build reads the source and builds in the cache the release that follows before. The caller holds the lock of the
 // base.
-func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key cacheKey, progress source.Progress) (_ *cached, err error) {
+func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key cacheKey,
+	progress source.Progress) (_ *cached, err error) {
 	directory, err := p.begin(spec.Name)
 	if err != nil {
 		return nil, err
@@ -49,7 +50,8 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 	case now != key.Fingerprint:
 		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to the source", ErrSourceChanged)
 	}
-	b := &building{publisher: p, directory: directory, read: read, before: before, input: key.Fingerprint, progress: progress}
+	b := &building{publisher: p, directory: directory, read: read, before: before,
+		input: key.Fingerprint, progress: progress}
 	var known *release.Manifest
 	pin := spec.PinAccounts
 	if before != nil {
@@ -65,7 +67,8 @@ func (p *Publisher) build(ctx context.Context, spec Spec, before *previous, key 
 		pin = pin || !ledger.none()
 	}
 	if len(read.Secrets) > 0 {
-		progress(fmt.Sprintf("leaving out secrets that the build has made: %s", strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
+		progress(fmt.Sprintf("leaving out secrets that the build has made: %s",
+			strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
 	}
 	if pin && before != nil {
 		if b.pinned, err = pinAccounts(read, known); err != nil {
@@ -187,7 +190,8 @@ func (b *building) previousContents(ctx context.Context) ([]byte, error) {
 	}
 	contents, err := b.publisher.Store.GetBlob(ctx, b.before.manifest.Contents)
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
-		b.publisher.log().Warn("the contents list of the newest release is missing, so the next one will be full", "release", b.before.id)
+		b.publisher.log().Warn("the contents list of the newest release is missing, so the next one will be full",
+			"release", b.before.id)
 		return nil, nil
 	}
 	if err != nil {
@@ -297,7 +301,8 @@ func (b *building) change(m *release.Manifest, oldContents []byte) (_ *Change, e
 
 // writeDelta writes a delta on top of the layers of the previous release, or returns why the next layer has to be a
 // full one.
-func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []release.Layer) (_ release.Layer, rebase string, _ error) {
+func (b *building) writeDelta(ctx context.Context, oldContents []byte,
+	lower []release.Layer) (_ release.Layer, rebase string, _ error) {
 	switch limit := b.publisher.maxChain(); {
 	case !b.before.whole:
 		return release.Layer{}, "the storage pool lacks a layer of the previous release", nil
@@ -306,7 +311,8 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 	case len(lower) >= limit:
 		return release.Layer{}, fmt.Sprintf("the previous release has %d of at most %d layers", len(lower), limit), nil
 	case len(b.newData) > 0:
-		return release.Layer{}, "packages have newly made data in /" + strings.Join(b.newData, ", /") + ", which no delta holds", nil
+		return release.Layer{},
+			"packages have newly made data in /" + strings.Join(b.newData, ", /") + ", which no delta holds", nil
 	}
 	old, err := readContents(oldContents)
 	if err != nil {
@@ -322,7 +328,9 @@ func (b *building) writeDelta(ctx context.Context, oldContents []byte, lower []r
 		return release.Layer{}, "", fmt.Errorf("measure the tree: %w", err)
 	}
 	if limit := b.publisher.maxDelta(); part*100 > whole*int64(limit) {
-		return release.Layer{}, fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit), nil
+		return release.Layer{},
+			fmt.Sprintf("a delta would have %d%% of the content, and at most %d%% is allowed", part*100/whole, limit),
+			nil
 	}
 	// Overlayfs does not accept a layer twice, and a change that was undone and is made again would be one. The time of
 	// the root directory, which no comparison looks at, tells them apart.

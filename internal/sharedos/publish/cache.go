@@ -46,8 +46,8 @@ const (
 	// keepBuilt and keepUnchanged are how many of the newest entries of a base are kept.
 	keepBuilt     = 4
 	keepUnchanged = 64
-	// keepDerived is how many derived releases of a kind are kept, and keepUsed how long one is kept in any case after it
-	// was used: an apply uses what a plan has built.
+	// keepDerived is how many derived releases of a kind are kept, and keepUsed how long one is
+	// kept in any case after it was used: an apply uses what a plan has built.
 	keepDerived = 16
 	keepUsed    = 24 * time.Hour
 )
@@ -177,7 +177,8 @@ func readCached(path string, kind release.Kind, key cacheKey) (*cached, error) {
 	entry.id = release.ID(encoded)
 	m := entry.manifest
 	if m.Kind != kind || m.Name != key.Name || m.Previous != key.Previous || m.BuiltOn != key.BuiltOn {
-		return entry, fmt.Errorf("it is of %s %q after %s, not of %s %q after %s", m.Kind, m.Name, m.Previous, kind, key.Name, key.Previous)
+		return entry, fmt.Errorf("it is of %s %q after %s, not of %s %q after %s", m.Kind, m.Name, m.Previous,
+			kind, key.Name, key.Previous)
 	}
 	if entry.record.Layer {
 		// Publish verifies the layer before it uploads it.
@@ -326,7 +327,8 @@ func (p *Publisher) prune(name string) error {
 	newestFirst := func(a, b string) int { return used[b].Compare(used[a]) }
 	slices.SortFunc(built, newestFirst)
 	slices.SortFunc(unchanged, newestFirst)
-	for _, path := range slices.Concat(built[min(len(built), keepBuilt):], unchanged[min(len(unchanged), keepUnchanged):]) {
+	for _, path := range slices.Concat(built[min(len(built), keepBuilt):],
+		unchanged[min(len(unchanged), keepUnchanged):]) {
 		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove old cache entries: %w", err)
 		}
@@ -334,7 +336,8 @@ func (p *Publisher) prune(name string) error {
 	return nil
 }
 
-// pruneDerived removes derived releases that were not used for long. Each has a name of its own, so that prune keeps it.
+// pruneDerived removes derived releases that were not used for long. Each has a name of its own, so
+// that prune keeps it.
 func (p *Publisher) pruneDerived() error {
 	if !p.kind().Derived() {
 		return nil

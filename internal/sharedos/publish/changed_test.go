@@ -29,7 +29,8 @@ func TestASourceThatChangesWhileItIsReadIsNoRelease(t *testing.T) {
 		t.Errorf("got %v, want ErrSourceChanged", err)
 	}
 	// The cache must not have an entry for the fingerprint before the read.
-	if _, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moving.fakeSource}, nil); err != nil || moving.opened.Load() != 2 {
+	if _, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moving.fakeSource}, nil); err != nil ||
+		moving.opened.Load() != 2 {
 		t.Errorf("%v, opened %d times", err, moving.opened.Load())
 	}
 }
@@ -37,25 +38,29 @@ func TestASourceThatChangesWhileItIsReadIsNoRelease(t *testing.T) {
 // What is the VM's own reaches no existing VM, so a change counts it apart and names it.
 func TestAChangeCountsWhatIsTheVMsOwnApart(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	system := newSystem().With("var/lib/acme/db", "1", "srv/www/index.html", "1", "home/acme/.profile", "1", "opt/acme/bin/acmed", "1.0", "usr/local/bin/tool", "1")
+	system := newSystem().With("var/lib/acme/db", "1", "srv/www/index.html", "1", "home/acme/.profile", "1",
+		"opt/acme/bin/acmed", "1.0", "usr/local/bin/tool", "1")
 	publish(t, p, system)
 	change := publish(t, p, system.With("var/lib/acme/db", "2", "srv/www/index.html", "", "home/acme/.vimrc", "2",
 		"opt/acme/bin/acmed", "2.0", "usr/local/bin/tool", "2", "usr/bin/server", "2")).Change
 	if change.Changed.Entries != 3 || change.Added.Entries != 0 || change.Removed.Entries != 0 {
 		t.Errorf("it counts %+v", change)
 	}
-	if want := []string{"home/acme/.vimrc", "srv/www", "srv/www/index.html", "var/lib/acme/db"}; change.VMOwned != 4 || !slices.Equal(change.VMOwnedPaths, want) {
+	if want := []string{"home/acme/.vimrc", "srv/www", "srv/www/index.html", "var/lib/acme/db"}; change.VMOwned != 4 ||
+		!slices.Equal(change.VMOwnedPaths, want) {
 		t.Errorf("the VM's own are %d: %v", change.VMOwned, change.VMOwnedPaths)
 	}
 }
 
-// A package initialises its data directory anew at each build. VMs get it once, so another build is no other release, and
-// a delta never has it.
+// A package initialises its data directory anew at each build. VMs get it once, so another build is
+// no other release, and a delta never has it.
 func TestDataThatAPackageInitialisesIsInNoDelta(t *testing.T) {
 	const main, mysql = "var/lib/postgresql/17/main/", "var/lib/mysql/"
 	built := func(s sourcetest.System, text string) sourcetest.System {
-		return s.With(main+"PG_VERSION", "17", main+"global/pg_control", "system identifier "+text, main+"base/1/PG_VERSION", "17",
-			main+"base/1/"+text, text, main+"pg_wal/0001", strings.Repeat(text, 10_000), mysql+"ibdata1", text, mysql+text, text)
+		return s.With(main+"PG_VERSION", "17", main+"global/pg_control", "system identifier "+text,
+			main+"base/1/PG_VERSION", "17",
+			main+"base/1/"+text, text, main+"pg_wal/0001", strings.Repeat(text, 10_000),
+			mysql+"ibdata1", text, mysql+text, text)
 	}
 	p := newPublisher(t, storetest.New(t))
 	p.MaxChain = 3
@@ -98,10 +103,12 @@ func TestDataThatAPackageInitialisesIsInNoDelta(t *testing.T) {
 	// The chain is at its limit: a full layer has what this build has, whole.
 	publish(t, p, built(newSystem(), "another").With("usr/bin/server", "2", "usr/bin/tool", "1"))
 	third := publish(t, p, built(newSystem(), "fourth").With("usr/bin/server", "3", "usr/bin/tool", "1"))
-	if len(third.Manifest.Layers) != 1 || contents(third) != "PG_VERSION fourth" || third.Change.Changed.Entries != 1 || third.Change.VMOwned != 0 {
+	if len(third.Manifest.Layers) != 1 || contents(third) != "PG_VERSION fourth" || third.Change.Changed.Entries != 1 ||
+		third.Change.VMOwned != 0 {
 		t.Errorf("a full layer: %s, %+v", contents(third), third.Change)
 	}
-	if gone := publish(t, p, newSystem().With("usr/bin/server", "3", "usr/bin/tool", "1")); contents(gone) != "" || gone.Change.Removed.Entries != 0 {
+	if gone := publish(t, p, newSystem().With("usr/bin/server", "3", "usr/bin/tool", "1")); contents(gone) != "" ||
+		gone.Change.Removed.Entries != 0 {
 		t.Errorf("without the packages: %s, %+v", contents(gone), gone.Change)
 	}
 }

@@ -19,13 +19,15 @@ type decision func(history store.History, users map[tree.Digest][]string) (store
 // Retain implements Interface.
 func (p *Publisher) Retain(ctx context.Context, name string, newest int, inUse InUse) ([]tree.Digest, error) {
 	if newest < 1 {
-		return nil, fmt.Errorf("retain %d releases of %s %q: at least the newest release is kept", newest, p.kind(), name)
+		return nil, fmt.Errorf("retain %d releases of %s %q: at least the newest release is kept", newest, p.kind(),
+			name)
 	}
 	of := store.Named{Kind: p.kind(), Name: name}
-	dropped, err := p.collect(ctx, of, inUse, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
-		history.Retain = newest
-		return asRecorded(history, users)
-	})
+	dropped, err := p.collect(ctx, of, inUse,
+		func(history store.History, users map[tree.Digest][]string) (store.History, error) {
+			history.Retain = newest
+			return asRecorded(history, users)
+		})
 	if err != nil {
 		return dropped, fmt.Errorf("retain %d releases of %s %q: %w", newest, p.kind(), name, err)
 	}
@@ -66,8 +68,10 @@ func retained(releases []store.Listed, newest int, users map[tree.Digest][]strin
 // histories as recorded, and deletes all objects that neither a listed release nor a VM refers to. It returns the
 // releases that were removed from the history of the one base. Nobody else can change the store or define a VM
 // meanwhile. Everything that can forbid a deletion is checked before the first one.
-func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse, decide decision) (dropped []tree.Digest, err error) {
-	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive, func(step string) { p.log().InfoContext(ctx, step, "base", of.Name) })
+func (p *Publisher) collect(ctx context.Context, of store.Named, ask InUse,
+	decide decision) (dropped []tree.Digest, err error) {
+	ctx, unlock, err := p.Store.Lock(ctx, store.Exclusive,
+		func(step string) { p.log().InfoContext(ctx, step, "base", of.Name) })
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,8 @@ func (p *Publisher) withSource(ctx context.Context, spec Spec, use func(from sou
 	}
 	err := p.withTree(ctx, spec.BuiltOn, func(manifest *release.Manifest, t *tree.Tree) error {
 		if manifest.Kind != release.Base {
-			return fmt.Errorf("%w: release %s is release %d of %s %q", ErrBase, spec.BuiltOn, manifest.Sequence, manifest.Kind, manifest.Name)
+			return fmt.Errorf("%w: release %s is release %d of %s %q", ErrBase, spec.BuiltOn, manifest.Sequence,
+				manifest.Kind, manifest.Name)
 		}
 		from, err := spec.Addition.On(ctx, source.Base{Name: manifest.Name, Tree: t})
 		if err != nil {
@@ -71,7 +72,8 @@ type basis struct {
 }
 
 // buildComponent builds a release of a component in the cache. The caller holds the lock of the component.
-func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.Source, on *basis, before *previous, key cacheKey,
+func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.Source, on *basis,
+	before *previous, key cacheKey,
 	progress source.Progress,
 ) (_ *cached, err error) {
 	directory, err := p.begin(spec.Name)
@@ -95,7 +97,8 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 		return nil, fmt.Errorf("%w: plan and apply again when nothing writes to the source", ErrSourceChanged)
 	}
 	if len(read.Secrets) > 0 {
-		progress(fmt.Sprintf("leaving out secrets that the build has made: %s", strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
+		progress(fmt.Sprintf("leaving out secrets that the build has made: %s",
+			strings.Join(rootfs.SecretsText(read.Secrets), ", ")), 0, 0)
 	}
 	pinned, err := p.assign(ctx, on.manifest, read, progress)
 	if err != nil {
@@ -104,7 +107,8 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 	if err := layer.CheckTree(read.Tree.Entries); err != nil {
 		return nil, err
 	}
-	b := &building{publisher: p, directory: directory, read: read, tree: read.Tree, before: before, input: key.Fingerprint, progress: progress}
+	b := &building{publisher: p, directory: directory, read: read, tree: read.Tree, before: before,
+		input: key.Fingerprint, progress: progress}
 	manifest, err := b.describeComponent(spec.Name, on)
 	if err != nil {
 		return nil, err
@@ -116,7 +120,8 @@ func (p *Publisher) buildComponent(ctx context.Context, spec Spec, from source.S
 		}
 	}
 	if same {
-		unchanged := record{Unchanged: &before.id, Change: b.adds(on, before.manifest), Secrets: read.Secrets, Notes: read.Notes}
+		unchanged := record{Unchanged: &before.id, Change: b.adds(on, before.manifest),
+			Secrets: read.Secrets, Notes: read.Notes}
 		if err := os.Remove(filepath.Join(directory, contentsFile)); err != nil {
 			return nil, err
 		}
@@ -174,7 +179,8 @@ func keepsPackages(base, component *release.Manifest) error {
 	if len(others) == 0 {
 		return nil
 	}
-	return fmt.Errorf("it changes packages of base %q: %s: %w; change them in the base", base.Name, strings.Join(others, ", "), source.ErrRefused)
+	return fmt.Errorf("it changes packages of base %q: %s: %w; change them in the base", base.Name,
+		strings.Join(others, ", "), source.ErrRefused)
 }
 
 // sameAddition reports whether the component has what its previous release has, on the same release of the base. The

@@ -58,7 +58,8 @@ func (i installedOn) Open(ctx context.Context, progress source.Progress) (io.Rea
 	files := []sourcetest.Item{
 		sourcetest.Program("usr/bin/"+i.name, i.version),
 		sourcetest.File("var/lib/dpkg/status", read("var/lib/dpkg/status")+
-			fmt.Sprintf("\nPackage: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n", i.name, i.version)),
+			fmt.Sprintf("\nPackage: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n", i.name,
+				i.version)),
 	}
 	if i.user != "" {
 		passwd, group, number := read("etc/passwd"), read("etc/group"), 100
@@ -68,7 +69,8 @@ func (i installedOn) Open(ctx context.Context, progress source.Progress) (io.Rea
 		own := sourcetest.File("var/lib/"+i.name+"/own", "data of "+i.name)
 		own.Uid, own.Gid = number, number
 		files = append(files, own,
-			sourcetest.File("etc/passwd", passwd+fmt.Sprintf("%s:x:%d:%d::/var/lib/%s:/usr/sbin/nologin\n", i.user, number, number, i.name)),
+			sourcetest.File("etc/passwd",
+				passwd+fmt.Sprintf("%s:x:%d:%d::/var/lib/%s:/usr/sbin/nologin\n", i.user, number, number, i.name)),
 			sourcetest.File("etc/group", group+fmt.Sprintf("%s:x:%d:\n", i.user, number)))
 	}
 	over, err := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(i.t, files...))}.On(ctx, i.base)
@@ -93,7 +95,8 @@ func TestAComponentIsOneDeltaOverItsBase(t *testing.T) {
 	base := publish(t, p, newSystem())
 	made := component(t, p, base, pack(t, "redis", "7", "redis"))
 	m := made.Manifest
-	if m.Kind != release.Component || m.BuiltOn != base.ID || m.Sequence != 1 || len(m.Layers) != 1 || !m.Layers[0].Delta || m.Kernel != nil {
+	if m.Kind != release.Component || m.BuiltOn != base.ID || m.Sequence != 1 || len(m.Layers) != 1 ||
+		!m.Layers[0].Delta || m.Kernel != nil {
 		t.Errorf("%+v", m)
 	}
 	if want := []PackageChange{{Name: "redis", To: "7"}}; !cmp.Equal(made.Change.Packages, want) {
@@ -110,7 +113,8 @@ func TestAComponentIsOneDeltaOverItsBase(t *testing.T) {
 				added = append(added, e.Path)
 			}
 		}
-		want := []string{"etc/group", "etc/passwd", "usr/bin/redis", "usr/lib/sysimage/dpkg/status", "var/lib/redis", "var/lib/redis/own"}
+		want := []string{"etc/group", "etc/passwd", "usr/bin/redis", "usr/lib/sysimage/dpkg/status",
+			"var/lib/redis", "var/lib/redis/own"}
 		slices.Sort(added)
 		if diff := cmp.Diff(want, added); diff != "" {
 			t.Errorf("added (-want +got):\n%s", diff)
@@ -118,7 +122,8 @@ func TestAComponentIsOneDeltaOverItsBase(t *testing.T) {
 		return nil
 	})
 	must(t, err)
-	again, err := p.Components().Prepare(t.Context(), Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
+	again, err := p.Components().Prepare(t.Context(),
+		Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
 	if err != nil || !again.Unchanged || again.ID != made.ID {
 		t.Errorf("prepared again: %+v, %v", again, err)
 	}
@@ -133,7 +138,8 @@ func TestAComponentFollowsItsBaseInOnePlan(t *testing.T) {
 	patched := prepare(t, p, sourceOf(t, newSystem().With("usr/bin/server", "version 2")))
 	moved, err := p.Components().Prepare(t.Context(), Spec{Name: "redis", BuiltOn: patched.ID, Addition: redis}, nil)
 	must(t, err)
-	if moved.Unchanged || moved.Manifest.BuiltOn != patched.ID || moved.Manifest.Sequence != 2 || moved.Manifest.Previous != old.ID {
+	if moved.Unchanged || moved.Manifest.BuiltOn != patched.ID || moved.Manifest.Sequence != 2 ||
+		moved.Manifest.Previous != old.ID {
 		t.Fatalf("on a base that is only prepared: %+v", moved.Manifest)
 	}
 	must(t, p.Publish(t.Context(), patched, nil))
@@ -190,14 +196,16 @@ func TestAccountsHaveOneNumberInAllStacksOnABase(t *testing.T) {
 	}
 	// Another machine, without what this one's plans noted.
 	elsewhere := newPublisher(t, s)
-	third, err := elsewhere.Components().Prepare(t.Context(), Spec{Name: "etcd", BuiltOn: base.ID, Addition: pack(t, "etcd", "3", "etcd")}, nil)
+	third, err := elsewhere.Components().Prepare(t.Context(),
+		Spec{Name: "etcd", BuiltOn: base.ID, Addition: pack(t, "etcd", "3", "etcd")}, nil)
 	must(t, err)
 	if n := third.Manifest.Users["etcd"]; n == a || n == b {
 		t.Errorf("etcd got number %d, which another account has", n)
 	}
 	system := newSystem()
 	passwd := system["etc/passwd"]
-	next := prepare(t, p, sourceOf(t, newSystem().With("etc/passwd", passwd+fmt.Sprintf("ntp:x:%d:0::/:/bin/false\n", a))))
+	next := prepare(t, p,
+		sourceOf(t, newSystem().With("etc/passwd", passwd+fmt.Sprintf("ntp:x:%d:0::/:/bin/false\n", a))))
 	if n := next.Manifest.Users["ntp"]; n == a || n == b {
 		t.Errorf("a new account of the base got number %d, which a component's has", n)
 	}
@@ -207,7 +215,8 @@ func TestTwoMachinesThatPlannedTheSameNumber(t *testing.T) {
 	s := storetest.New(t)
 	here, there := newPublisher(t, s), newPublisher(t, s)
 	base := publish(t, here, newSystem())
-	mine, err := here.Components().Prepare(t.Context(), Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
+	mine, err := here.Components().Prepare(t.Context(),
+		Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
 	must(t, err)
 	component(t, there, base, pack(t, "postgres", "17", "postgres"))
 	if err := here.Components().Publish(t.Context(), mine, nil); !errors.Is(err, ErrMoved) {
@@ -235,7 +244,8 @@ func TestWhatNoComponentCanBeBuiltOn(t *testing.T) {
 		}
 	}
 	nothing := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, sourcetest.Dir("usr")))}
-	if _, err := p.Components().Prepare(t.Context(), Spec{Name: "x", BuiltOn: base.ID, Addition: nothing}, nil); !errors.Is(err, ErrNothing) {
+	if _, err := p.Components().Prepare(t.Context(), Spec{Name: "x", BuiltOn: base.ID, Addition: nothing},
+		nil); !errors.Is(err, ErrNothing) {
 		t.Errorf("nothing added: %v", err)
 	}
 	for what, item := range map[string]sourcetest.Item{
@@ -248,7 +258,8 @@ func TestWhatNoComponentCanBeBuiltOn(t *testing.T) {
 			items = []sourcetest.Item{sourcetest.Dir("bin"), item}
 		}
 		files := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, items...))}
-		if _, err := p.Components().Prepare(t.Context(), Spec{Name: "x", BuiltOn: base.ID, Addition: files}, nil); !errors.Is(err, source.ErrRefused) {
+		if _, err := p.Components().Prepare(t.Context(), Spec{Name: "x", BuiltOn: base.ID, Addition: files},
+			nil); !errors.Is(err, source.ErrRefused) {
 			t.Errorf("%s: got %v, want ErrRefused", what, err)
 		}
 	}
@@ -259,7 +270,8 @@ func TestABaseIsKeptForItsComponents(t *testing.T) {
 	p := newPublisher(t, s)
 	first := publish(t, p, newSystem())
 	made := component(t, p, first, pack(t, "redis", "7", ""))
-	if err := p.Delete(t.Context(), "os", used(nil)); !errors.Is(err, store.ErrInUse) || !strings.Contains(err.Error(), `"redis"`) {
+	if err := p.Delete(t.Context(), "os", used(nil)); !errors.Is(err, store.ErrInUse) ||
+		!strings.Contains(err.Error(), `"redis"`) {
 		t.Errorf("deleting the base: got %v, want ErrInUse with the component", err)
 	}
 	publish(t, p, newSystem().With("usr/bin/server", "version 2"))
@@ -286,9 +298,11 @@ func TestDataThatAPackageOfAComponentMakesIsNoNewRelease(t *testing.T) {
 	base := publish(t, p, newSystem())
 	built := func(program, data string) *Prepared {
 		t.Helper()
-		files := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, sourcetest.Program("usr/bin/mysqld", program),
+		files := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t,
+			sourcetest.Program("usr/bin/mysqld", program),
 			sourcetest.File("var/lib/mysql/ibdata1", data), sourcetest.File("var/lib/mysql/"+data, data)))}
-		prepared, err := p.Components().Prepare(t.Context(), Spec{Name: "mysql", BuiltOn: base.ID, Addition: files}, nil)
+		prepared, err := p.Components().Prepare(t.Context(),
+			Spec{Name: "mysql", BuiltOn: base.ID, Addition: files}, nil)
 		must(t, err)
 		must(t, p.Components().Publish(t.Context(), prepared, nil))
 		return prepared
@@ -337,11 +351,13 @@ func TestAJoiningLayerStaysWhileAVMHasIt(t *testing.T) {
 // Components that are no packages' are not settled by a joining layer.
 func TestPartsThatDoNotGoTogether(t *testing.T) {
 	entry := func(path, text string) tree.Entry {
-		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)),
+			Digest: tree.Sum([]byte(text))}
 	}
 	root := tree.Entry{Path: tree.Root, Type: tree.Directory, Mode: 0o755}
 	with := func(name, input, version string, entries ...tree.Entry) part {
-		m := &release.Manifest{Name: name, Input: input, Packages: []release.Package{{Name: "openssl", Version: version}}}
+		m := &release.Manifest{Name: name, Input: input,
+			Packages: []release.Package{{Name: "openssl", Version: version}}}
 		return part{m, &tree.Tree{Entries: append([]tree.Entry{root}, entries...)}}
 	}
 	const packages, files = "debian:sha256:1", "archive:sha256:1"
@@ -349,18 +365,24 @@ func TestPartsThatDoNotGoTogether(t *testing.T) {
 		a, b part
 		what string
 	}{
-		"packages write one file":                 {with("a", packages, "1", entry("f", "1")), with("b", packages, "1", entry("f", "2")), ""},
-		"files and packages write the same":       {with("a", files, "1", entry("f", "1")), with("b", packages, "1", entry("f", "1")), ""},
+		"packages write one file": {with("a", packages, "1", entry("f", "1")),
+			with("b", packages, "1", entry("f", "2")), ""},
+		"files and packages write the same": {with("a", files, "1", entry("f", "1")),
+			with("b", packages, "1", entry("f", "1")), ""},
 		"files and packages write something else": {with("a", packages, "1", entry("f", "1")), with("b", files, "1", entry("f", "2")), "/f"},
-		"a package has two versions":              {with("a", packages, "1"), with("b", packages, "2"), "package openssl"},
+		"a package has two versions": {with("a", packages, "1"),
+			with("b", packages, "2"), "package openssl"},
 	} {
-		on := basis{manifest: &release.Manifest{}, tree: &tree.Tree{Entries: []tree.Entry{root}}, parts: []part{test.a, test.b}}
+		on := basis{manifest: &release.Manifest{}, tree: &tree.Tree{Entries: []tree.Entry{root}},
+			parts: []part{test.a, test.b}}
 		err := on.checkParts()
 		var conflict *compose.Conflict
 		switch {
 		case test.what == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
-		case test.what != "" && (!errors.As(err, &conflict) || conflict.What != test.what || conflict.First != "a" || conflict.Second != "b"):
+		case test.what != "" &&
+			(!errors.As(err, &conflict) || conflict.What != test.what ||
+				conflict.First != "a" || conflict.Second != "b"):
 			t.Errorf("%s: got %v, want a conflict about %s", name, err, test.what)
 		}
 	}
@@ -369,7 +391,8 @@ func TestPartsThatDoNotGoTogether(t *testing.T) {
 // A package initialises its data anew each time that it is installed. So a stack has the data of the component.
 func TestAJoinedTreeHasTheDataOfItsComponents(t *testing.T) {
 	entry := func(path, text string) tree.Entry {
-		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))}
+		return tree.Entry{Path: path, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)),
+			Digest: tree.Sum([]byte(text))}
 	}
 	of := func(entries ...tree.Entry) *tree.Tree {
 		t.Helper()
@@ -387,9 +410,11 @@ func TestAJoinedTreeHasTheDataOfItsComponents(t *testing.T) {
 	on := basis{manifest: &release.Manifest{}, tree: base, parts: []part{
 		{&release.Manifest{Name: "a", Input: packages}, of(append(base.Entries, entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "a"))...)},
 		{&release.Manifest{Name: "b", Input: packages}, of(append(base.Entries, entry("status", "b"),
-			entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "b"), entry("var/lib/pg/segment", "b"))...)},
+			entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "b"),
+			entry("var/lib/pg/segment", "b"))...)},
 	}}
-	made := of(entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "made"), entry("var/lib/pg/control.new", "made"), entry("status", "both"),
+	made := of(entry("var/lib/pg/PG_VERSION", "17"), entry("var/lib/pg/control", "made"),
+		entry("var/lib/pg/control.new", "made"), entry("status", "both"),
 		entry("var/lib/my/ibdata1", "made"), entry("var/lib/my/log", "made"), entry("var/lib/both/data.mdb", "made"))
 	whole, _, err := on.joined(made)
 	must(t, err)

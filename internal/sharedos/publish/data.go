@@ -14,8 +14,8 @@ import (
 // would only make each build differ and each delta larger. A directory that the previous release does not have makes
 // the next layer a full one (writeDelta), so that no delta has any.
 //
-// The contents of what is kept are only in the layers of the previous release. So the tree can be compared and described,
-// and a delta of it can be written, but no full layer: that has the data of this build.
+// The contents of what is kept are only in the layers of the previous release. So the tree can be compared
+// and described, and a delta of it can be written, but no full layer: that has the data of this build.
 func (b *building) keepData(ctx context.Context) error {
 	directories, err := rootfs.DataDirectories(b.read.Tree)
 	if err != nil || len(directories) == 0 {
@@ -32,7 +32,8 @@ func (b *building) keepData(ctx context.Context) error {
 	}
 	var known []string
 	for _, directory := range directories {
-		if slices.ContainsFunc(previous, func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) }) {
+		if slices.ContainsFunc(previous,
+			func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) }) {
 			known = append(known, directory)
 		} else {
 			b.newData = append(b.newData, directory)
@@ -68,5 +69,6 @@ func inside(path, directory string) bool {
 
 // inAny reports whether a path is one of the directories, or below one.
 func inAny(path string, directories []string) bool {
-	return slices.ContainsFunc(directories, func(directory string) bool { return path == directory || inside(path, directory) })
+	return slices.ContainsFunc(directories,
+		func(directory string) bool { return path == directory || inside(path, directory) })
 }

@@ -26,20 +26,22 @@ func (p *Publisher) Delete(ctx context.Context, name string, inUse InUse) error 
 
 func (p *Publisher) delete(ctx context.Context, name string, ask InUse) error {
 	of := store.Named{Kind: p.kind(), Name: name}
-	_, err := p.collect(ctx, of, ask, func(history store.History, users map[tree.Digest][]string) (store.History, error) {
-		if err := p.requireNoComponents(ctx, history); err != nil {
-			return store.History{}, err
-		}
-		var all []string
-		for _, vms := range users {
-			all = append(all, vms...)
-		}
-		if len(all) > 0 {
-			slices.Sort(all)
-			return store.History{}, fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(all), ", "), store.ErrInUse)
-		}
-		return store.History{}, nil
-	})
+	_, err := p.collect(ctx, of, ask,
+		func(history store.History, users map[tree.Digest][]string) (store.History, error) {
+			if err := p.requireNoComponents(ctx, history); err != nil {
+				return store.History{}, err
+			}
+			var all []string
+			for _, vms := range users {
+				all = append(all, vms...)
+			}
+			if len(all) > 0 {
+				slices.Sort(all)
+				return store.History{},
+					fmt.Errorf("used by VM %s: %w", strings.Join(slices.Compact(all), ", "), store.ErrInUse)
+			}
+			return store.History{}, nil
+		})
 	return err
 }
 
@@ -65,7 +67,8 @@ func (p *Publisher) requireNoComponents(ctx context.Context, of store.History) e
 	if len(built) == 0 {
 		return nil
 	}
-	return fmt.Errorf("component %s is built on it: %w; destroy the component first", strings.Join(built, ", "), store.ErrInUse)
+	return fmt.Errorf("component %s is built on it: %w; destroy the component first",
+		strings.Join(built, ", "), store.ErrInUse)
 }
 
 // builtOn returns the base release that the newest release of a component is built on; zero for a base, and if that is
@@ -94,7 +97,8 @@ func sortedIDs(inUse map[tree.Digest][]string) []tree.Digest {
 
 // keepInUse adds to keep an object that VMs refer to, and what it refers to if it is a release. It may also be an
 // initramfs, or a layer that is attached and not part of the VM's release.
-func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest, vms []string) (*release.Manifest, error) {
+func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest,
+	vms []string) (*release.Manifest, error) {
 	keep[id] = true
 	m, err := p.keepRelease(ctx, keep, id)
 	if !errors.Is(err, store.ErrNotFound) {
@@ -106,7 +110,8 @@ func (p *Publisher) keepInUse(ctx context.Context, keep map[tree.Digest]bool, id
 	}
 	if err != nil {
 		// The layers of an unknown release are unknown, so each layer may be one of them.
-		return nil, fmt.Errorf("VM %s refers to %s, which is not in the store, so it is unknown which layers the VM uses, and nothing is deleted (destroy that VM first): %w",
+		return nil, fmt.Errorf(
+			"VM %s refers to %s, which is not in the store, so it is unknown which layers the VM uses, and nothing is deleted (destroy that VM first): %w",
 			strings.Join(vms, ", "), id, errors.Join(ErrDamagedStore, err))
 	}
 	return nil, nil
@@ -124,7 +129,8 @@ func (p *Publisher) keepRecorded(ctx context.Context, keep map[tree.Digest]bool,
 }
 
 // keepRelease adds to keep a release of any operator, and all that it refers to.
-func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool, id tree.Digest) (*release.Manifest, error) {
+func (p *Publisher) keepRelease(ctx context.Context, keep map[tree.Digest]bool,
+	id tree.Digest) (*release.Manifest, error) {
 	signed, err := p.Store.GetManifest(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("read release %s: %w", id, err)

@@ -73,7 +73,8 @@ func buildHere(asked []byte) ([]built, error) {
 	if err := os.MkdirAll(pool, 0o755); err != nil {
 		return nil, err
 	}
-	p := &Publisher{Store: storetest.In(pool), Cache: filepath.Join(b.Work, "cache"), Key: testKey(1), Modules: bootimage.Modules}
+	p := &Publisher{Store: storetest.In(pool), Cache: filepath.Join(b.Work, "cache"), Key: testKey(1),
+		Modules: bootimage.Modules}
 	var made []built
 	for i := range max(len(b.Directories), len(b.Archives)) {
 		var from source.Source
@@ -86,7 +87,8 @@ func buildHere(asked []byte) ([]built, error) {
 		if err != nil {
 			return nil, err
 		}
-		one := built{ID: prepared.ID.String(), Delta: len(prepared.Manifest.Layers) > 1, Volume: map[string]tree.Digest{}}
+		one := built{ID: prepared.ID.String(), Delta: len(prepared.Manifest.Layers) > 1,
+			Volume: map[string]tree.Digest{}}
 		for _, name := range []string{layerFile, contentsFile, imageFile, modulesFile, manifestFile} {
 			data, err := os.ReadFile(filepath.Join(prepared.entry, name))
 			if err != nil {
@@ -136,7 +138,8 @@ func TestTheSameInputYieldsTheSameReleasesOnAnyMachine(t *testing.T) {
 		backward = append(backward, extract(t, filepath.Join(there, fmt.Sprint(i)), system, names))
 	}
 	if slices.Equal(listed(t, forward[0]), listed(t, backward[0])) {
-		t.Fatal("both directories list their files in the same order, so the test cannot show that the order does not matter")
+		t.Fatal(
+			"both directories list their files in the same order, so the test cannot show that the order does not matter")
 	}
 	want := buildApart(t, builds{Directories: forward, Work: here, Umask: 0o022},
 		"TZ=UTC", "LC_ALL=C", "GOMAXPROCS=1", "HOME="+here)

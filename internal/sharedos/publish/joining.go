@@ -56,12 +56,14 @@ func fromCache(ctx context.Context) preparing {
 // one of them has packages and no preference settles anything. prefer are those that settle something. If there is no
 // joining layer yet, Join builds it into the cache: nothing in the store changes. The error matches compose.ErrConflict
 // if the components do not go together.
-func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error) {
+func (p *Publisher) Join(ctx context.Context, base tree.Digest, components []tree.Digest,
+	prefer []release.Preference) (tree.Digest, error) {
 	return p.join(ctx, base, components, prefer, withBuild(ctx))
 }
 
 // JoinCached is Join without building: ErrNotCached if there is no joining layer yet.
-func (p *Publisher) JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error) {
+func (p *Publisher) JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest,
+	prefer []release.Preference) (tree.Digest, error) {
 	return p.join(ctx, base, components, prefer, fromCache(ctx))
 }
 
@@ -80,7 +82,8 @@ func (p *Publisher) join(ctx context.Context, base tree.Digest, components []tre
 	if packaged < 2 && len(prefer) == 0 {
 		return tree.Digest{}, nil
 	}
-	return p.derive(ctx, release.Joining, Spec{Name: joiningName(base, components, prefer), BuiltOn: base, joined: components, prefer: prefer}, prepare)
+	return p.derive(ctx, release.Joining,
+		Spec{Name: joiningName(base, components, prefer), BuiltOn: base, joined: components, prefer: prefer}, prepare)
 }
 
 // derive returns the id of a derived release. If the store does not have all of it, prepare has to make it.
@@ -133,7 +136,8 @@ var derivedText = map[release.Kind]string{
 }
 
 // derivedInUse returns the history of a derived release, without releases unless a VM has a layer of it attached.
-func (p *Publisher) derivedInUse(ctx context.Context, history store.History, inUse map[tree.Digest]bool) (store.History, error) {
+func (p *Publisher) derivedInUse(ctx context.Context, history store.History,
+	inUse map[tree.Digest]bool) (store.History, error) {
 	for _, id := range history.IDs() {
 		signed, err := p.Store.GetManifest(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
@@ -178,7 +182,8 @@ func (p *Publisher) withJoined(ctx context.Context, spec Spec, use func(source.S
 				if compose.Packaged(one.manifest) {
 					own := ofComponent(manifest, one.manifest.Users, one.manifest.Groups)
 					joined.Parts = append(joined.Parts, debian.Part{
-						Name: one.manifest.Name, Tree: one.tree, Users: numbersOf(own.Users), Groups: numbersOf(own.Groups),
+						Name: one.manifest.Name, Tree: one.tree, Users: numbersOf(own.Users),
+						Groups: numbersOf(own.Groups),
 					})
 				}
 			}
@@ -196,7 +201,8 @@ func numbersOf(accounts map[string]uint32) map[uint32]bool {
 }
 
 // buildJoining builds a joining layer in the cache. The caller holds its lock.
-func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Source, on *basis, key cacheKey, progress source.Progress) (_ *cached, err error) {
+func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Source, on *basis, key cacheKey,
+	progress source.Progress) (_ *cached, err error) {
 	if err := on.checkParts(); err != nil {
 		return nil, err
 	}
@@ -221,7 +227,8 @@ func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Sou
 	if read.Users, read.Groups, err = rootfs.Accounts(whole); err != nil {
 		return nil, err
 	}
-	b := &building{publisher: p, directory: directory, read: read, tree: whole, input: key.Fingerprint, progress: progress}
+	b := &building{publisher: p, directory: directory, read: read, tree: whole,
+		input: key.Fingerprint, progress: progress}
 	manifest, err := b.describeComponent(spec.Name, on)
 	if err != nil {
 		return nil, err
@@ -239,7 +246,8 @@ func (p *Publisher) buildJoining(ctx context.Context, spec Spec, from source.Sou
 
 // together returns the base with the packages of all components. If only one component has packages, that is what it
 // was built as; if none has, it is the base.
-func (p *Publisher) together(ctx context.Context, from source.Source, on *basis, directory string, progress source.Progress) (_ *rootfs.System, err error) {
+func (p *Publisher) together(ctx context.Context, from source.Source, on *basis, directory string,
+	progress source.Progress) (_ *rootfs.System, err error) {
 	manifest, whole, packaged := on.manifest, on.tree, 0
 	for _, one := range on.parts {
 		if compose.Packaged(one.manifest) {
@@ -248,7 +256,8 @@ func (p *Publisher) together(ctx context.Context, from source.Source, on *basis,
 		}
 	}
 	if packaged < 2 {
-		return &rootfs.System{Tree: whole, Architecture: manifest.Architecture, OS: manifest.OS, Packages: manifest.Packages}, nil
+		return &rootfs.System{Tree: whole, Architecture: manifest.Architecture, OS: manifest.OS,
+			Packages: manifest.Packages}, nil
 	}
 	read, err := rootfs.ReadAddition(ctx, from, on.tree, directory, progress)
 	if err != nil {
@@ -264,19 +273,20 @@ func (p *Publisher) together(ctx context.Context, from source.Source, on *basis,
 func (on *basis) rivals() (map[string][]compose.Rival, []string) {
 	all := map[string][]compose.Rival{}
 	for _, one := range on.parts {
-		_ = diffTrees(on.tree.Entries, one.tree.Entries, func(was, is *tree.Entry) error { // it returns only what this returns
-			at := pathOf(was, is)
-			all[at] = append(all[at], compose.Rival{Of: one.manifest, Entry: is})
-			return nil
-		})
+		_ = diffTrees(on.tree.Entries, one.tree.Entries,
+			func(was, is *tree.Entry) error { // it returns only what this returns
+				at := pathOf(was, is)
+				all[at] = append(all[at], compose.Rival{Of: one.manifest, Entry: is})
+				return nil
+			})
 	}
 	return all, slices.SortedFunc(maps.Keys(all), tree.Compare)
 }
 
-// joined returns the tree of the whole stack, and what its layers show without the joining layer. made is the base with
-// the packages of all components. To that come the files of components that are no packages', such as those that a user
-// has given, and what the user prefers where components conflict. The data directories (rootfs.DataDirectories) are those
-// of the components: packages initialise them anew each time they are installed, with other content.
+// joined returns the tree of the whole stack, and what its layers show without the joining layer. made is the base
+// with the packages of all components. To that come the files of components that are no packages', such as those that
+// a user has given, and what the user prefers where components conflict. The data directories (rootfs.DataDirectories)
+// are those of the components: packages initialise them anew each time they are installed, with other content.
 func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, _ error) {
 	below = on.tree.Entries
 	contents := contentsOf{made.Content, on.tree.Content}
@@ -307,7 +317,8 @@ func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, 
 		case has, inAny(at, data):
 			continue
 		default: // such as data that only a component's own build has
-			i := slices.IndexFunc(rivals[at], func(one compose.Rival) bool { return one.Entry != nil && compose.Packaged(one.Of) })
+			i := slices.IndexFunc(rivals[at],
+				func(one compose.Rival) bool { return one.Entry != nil && compose.Packaged(one.Of) })
 			if i < 0 {
 				continue
 			}
@@ -329,8 +340,8 @@ func (on *basis) joined(made *tree.Tree) (whole *tree.Tree, below []tree.Entry, 
 	return whole, below, nil
 }
 
-// keepData puts the data directories that the base or a component has initialised in the place of those of a joined tree,
-// and returns them. Each is taken as a whole from one of them: the base, or the first component that has it.
+// keepData puts the data directories that the base or a component has initialised in the place of those of a joined
+// tree, and returns them. Each is taken as a whole from one of them: the base, or the first component that has it.
 func (on *basis) keepData(all map[string]tree.Entry, made *tree.Tree) (kept []string, _ error) {
 	directories, err := rootfs.DataDirectories(made)
 	if err != nil {
@@ -345,7 +356,8 @@ func (on *basis) keepData(all map[string]tree.Entry, made *tree.Tree) (kept []st
 	for _, directory := range directories {
 		within := func(e tree.Entry) bool { return e.Path == directory || inside(e.Path, directory) }
 		from := slices.IndexFunc(trees, func(t *tree.Tree) bool {
-			return slices.ContainsFunc(t.Entries, func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) })
+			return slices.ContainsFunc(t.Entries,
+				func(e tree.Entry) bool { return e.Type == tree.Regular && inside(e.Path, directory) })
 		})
 		if from < 0 {
 			continue // only all packages together have it
@@ -363,7 +375,8 @@ func (on *basis) keepData(all map[string]tree.Entry, made *tree.Tree) (kept []st
 
 // inDirectories returns the entries that are in a directory. The others are below a path that one component has removed
 // or replaced by a file: they go with it if the user prefers that component there, and are a conflict otherwise.
-func inDirectories(all map[string]tree.Entry, rivals map[string][]compose.Rival, preferred map[string]bool) ([]tree.Entry, error) {
+func inDirectories(all map[string]tree.Entry, rivals map[string][]compose.Rival,
+	preferred map[string]bool) ([]tree.Entry, error) {
 	var entries []tree.Entry
 	for _, at := range slices.SortedFunc(maps.Keys(all), tree.Compare) {
 		parent := tree.Parent(at)
@@ -433,7 +446,8 @@ func (on *basis) checkParts() error {
 			known, has := versions[added.Name]
 			if has && known.makes != added.To {
 				return &compose.Conflict{
-					What: "package " + added.Name, First: known.name, Second: one.manifest.Name, FirstMakes: known.makes, SecondMakes: added.To,
+					What: "package " + added.Name, First: known.name, Second: one.manifest.Name,
+					FirstMakes: known.makes, SecondMakes: added.To,
 				}
 			}
 			versions[added.Name] = maker{one.manifest.Name, added.To}

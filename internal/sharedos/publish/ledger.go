@@ -70,7 +70,8 @@ func (p *Publisher) plannedAccounts(base string) string {
 
 // assign gives the accounts of a component the numbers of the ledger, and those that the ledger does not have a number
 // of their own, which it notes in the cache. It returns what it has changed.
-func (p *Publisher) assign(ctx context.Context, base *release.Manifest, read *rootfs.System, progress source.Progress) (pinned []string, err error) {
+func (p *Publisher) assign(ctx context.Context, base *release.Manifest, read *rootfs.System,
+	progress source.Progress) (pinned []string, err error) {
 	unlock, err := lock(ctx, p.plannedAccounts(base.Name)+".lock", func() {
 		progress("waiting for another process that gives numbers to accounts of base "+base.Name, 0, 0)
 	})
@@ -145,9 +146,12 @@ func entered(what string, ledger, added map[string]uint32) (_ map[string]uint32,
 		case there && known == number:
 			continue
 		case there:
-			return nil, false, fmt.Errorf("%s %s has the number %d since, and %d was planned: %w; plan and apply again", what, name, known, number, ErrMoved)
+			return nil, false, fmt.Errorf("%s %s has the number %d since, and %d was planned: %w; plan and apply again",
+				what, name, known, number, ErrMoved)
 		case holder != "":
-			return nil, false, fmt.Errorf("%s %s has the number %d since, which was planned for %s: %w; plan and apply again", what, holder, number, name, ErrMoved)
+			return nil, false, fmt.Errorf(
+				"%s %s has the number %d since, which was planned for %s: %w; plan and apply again", what,
+				holder, number, name, ErrMoved)
 		}
 		all[name], more = number, true
 	}

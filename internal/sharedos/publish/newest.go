@@ -54,7 +54,8 @@ func (p *Publisher) Get(ctx context.Context, id tree.Digest) (*release.Manifest,
 		return nil, fmt.Errorf("read release %s: %w; if another operator made it, use that operator's key", id, err)
 	}
 	if got != id {
-		return nil, fmt.Errorf("read release %s: the manifest stored under its id is that of %s: %w", id, got, ErrDamagedStore)
+		return nil, fmt.Errorf("read release %s: the manifest stored under its id is that of %s: %w",
+			id, got, ErrDamagedStore)
 	}
 	return manifest, nil
 }

@@ -27,20 +27,24 @@ const maxOffered = 1 << release.MaxOnDemand
 // MakeOffer returns the id of the release of an offer of these stacks, all of which are of one base release. If there
 // is none yet, MakeOffer builds it into the cache: nothing in the store changes. PublishDerived stores it. The order of
 // the stacks does not matter. Package standin/paths has the form of the offer's only layer, which is a full one.
-func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error) {
+func (p *Publisher) MakeOffer(ctx context.Context, base tree.Digest,
+	stacks []compose.OfferedStack) (tree.Digest, error) {
 	return p.makeOffer(ctx, base, stacks, withBuild(ctx))
 }
 
 // MakeOfferCached is MakeOffer without building: ErrNotCached if there is no such offer yet.
-func (p *Publisher) MakeOfferCached(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error) {
+func (p *Publisher) MakeOfferCached(ctx context.Context, base tree.Digest,
+	stacks []compose.OfferedStack) (tree.Digest, error) {
 	return p.makeOffer(ctx, base, stacks, fromCache(ctx))
 }
 
-func (p *Publisher) makeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack, prepare preparing) (tree.Digest, error) {
+func (p *Publisher) makeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack,
+	prepare preparing) (tree.Digest, error) {
 	if len(stacks) == 0 || len(stacks) > maxOffered {
 		return tree.Digest{}, fmt.Errorf("make an offer of %d stacks: it has 1 to %d", len(stacks), maxOffered)
 	}
-	stacks = slices.SortedFunc(slices.Values(stacks), func(a, b compose.OfferedStack) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	stacks = slices.SortedFunc(slices.Values(stacks),
+		func(a, b compose.OfferedStack) int { return slices.Compare(a.ID[:], b.ID[:]) })
 	var of []tree.Digest
 	for i, one := range stacks {
 		if err := p.checkOffered(base, one); err != nil {
@@ -52,7 +56,8 @@ func (p *Publisher) makeOffer(ctx context.Context, base tree.Digest, stacks []co
 		// The signature is in the layer, too, so that another operator's offer of the same stacks is another one.
 		of = append(of, tree.Sum(one.Signed))
 	}
-	return p.derive(ctx, release.Offer, Spec{Name: derivedName(offerVersion, of...), BuiltOn: base, stacks: stacks}, prepare)
+	return p.derive(ctx, release.Offer,
+		Spec{Name: derivedName(offerVersion, of...), BuiltOn: base, stacks: stacks}, prepare)
 }
 
 // checkOffered returns an error unless a stack is what it says: a VM would only find out when it attaches a component.
@@ -109,7 +114,8 @@ func (m inMemory) Open(digest tree.Digest) (io.ReadCloser, error) {
 }
 
 // buildOffer builds an offer in the cache. The caller holds its lock.
-func (p *Publisher) buildOffer(ctx context.Context, spec Spec, on *basis, key cacheKey, progress source.Progress) (_ *cached, err error) {
+func (p *Publisher) buildOffer(ctx context.Context, spec Spec, on *basis, key cacheKey,
+	progress source.Progress) (_ *cached, err error) {
 	made, err := offerTree(spec.stacks)
 	if err != nil {
 		return nil, err
@@ -123,7 +129,8 @@ func (p *Publisher) buildOffer(ctx context.Context, spec Spec, on *basis, key ca
 		err = errors.Join(err, os.RemoveAll(directory))
 	}()
 	b := &building{
-		publisher: p, directory: directory, read: &rootfs.System{Tree: made}, tree: made, input: key.Fingerprint, progress: progress,
+		publisher: p, directory: directory, read: &rootfs.System{Tree: made}, tree: made,
+		input: key.Fingerprint, progress: progress,
 	}
 	manifest, err := b.describeComponent(spec.Name, on)
 	if err != nil {

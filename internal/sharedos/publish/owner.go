@@ -21,8 +21,9 @@ var (
 type Ownership struct {
 	// Owner identifies the Terraform state; "" if an earlier version made the base.
 	Owner string
-	// Interrupted is true if this operator's process that made the base was killed, and no state is known to have the base. A base that
-	// was made completely may well be in a state, so it counts only if it was made from the same workspace.
+	// Interrupted is true if this operator's process that made the base was killed, and no state is
+	// known to have the base. A base that was made completely may well be in a state, so it counts
+	// only if it was made from the same workspace.
 	Interrupted bool
 	// Unrecorded is true until it is certain that a state has the base (Interface.SetOwner).
 	Unrecorded bool
@@ -51,7 +52,8 @@ func (p *Publisher) Owner(ctx context.Context, name string) (Ownership, error) {
 		return Ownership{}, fmt.Errorf("find out who makes %s %q: %w", p.kind(), name, err)
 	}
 	if !owned.Interrupted {
-		return owned, fmt.Errorf("%s %q: %w since %s (process %s); wait until it has ended; if there is none, import it",
+		return owned, fmt.Errorf(
+			"%s %q: %w since %s (process %s); wait until it has ended; if there is none, import it",
 			p.kind(), name, ErrMaking, history.Making.Began.Format(time.RFC3339), history.Making.Process)
 	}
 	return owned, nil
@@ -103,12 +105,14 @@ func (p *Publisher) changeOwner(ctx context.Context, name string, change func(*s
 			err = fmt.Errorf("record the owner of %s %q: %w", p.kind(), name, err)
 		}
 	}()
-	ctx, unlock, err := p.Store.Lock(ctx, store.Shared, func(step string) { p.log().InfoContext(ctx, step, "base", name) })
+	ctx, unlock, err := p.Store.Lock(ctx, store.Shared,
+		func(step string) { p.log().InfoContext(ctx, step, "base", name) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	ctx, unlockRecord, err := p.Store.Lock(ctx, store.Record, func(step string) { p.log().InfoContext(ctx, step, "base", name) })
+	ctx, unlockRecord, err := p.Store.Lock(ctx, store.Record,
+		func(step string) { p.log().InfoContext(ctx, step, "base", name) })
 	if err != nil {
 		return err
 	}
@@ -123,7 +127,8 @@ func (p *Publisher) changeOwner(ctx context.Context, name string, change func(*s
 	return p.Store.SetHistory(ctx, p.kind(), name, history)
 }
 
-// own makes the owner of a prepared release the owner of a history that has no release yet; ErrOwner if the history belongs to another.
+// own makes the owner of a prepared release the owner of a history that has no release yet;
+// ErrOwner if the history belongs to another.
 func (p *Publisher) own(history *store.History, owner string) error {
 	switch {
 	case len(history.Releases) == 0 && owner != "":

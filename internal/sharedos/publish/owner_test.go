@@ -15,7 +15,8 @@ import (
 // publishOwned publishes the system as a Terraform state does.
 func publishOwned(t *testing.T, p *Publisher, owner, version string) error {
 	t.Helper()
-	prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, newSystem().With("usr/bin/server", version))}, nil)
+	prepared, err := p.Prepare(t.Context(),
+		Spec{Name: "os", Source: sourceOf(t, newSystem().With("usr/bin/server", version))}, nil)
 	must(t, err)
 	prepared.Owner = owner
 	return p.Publish(t.Context(), prepared, nil)
@@ -51,7 +52,8 @@ func TestACreationOfABaseThatWasCutOffIsRecognised(t *testing.T) {
 		fails error
 	}{
 		"by a process that runs": {func(*testing.T, *Publisher) {}, Ownership{Owner: "first", Unrecorded: true}, ErrMaking},
-		"by an error":            {func(t *testing.T, p *Publisher) { must(t, p.Abandon(t.Context(), "os", "first")) }, Ownership{"first", true, true}, nil},
+		"by an error": {func(t *testing.T, p *Publisher) { must(t, p.Abandon(t.Context(), "os", "first")) },
+			Ownership{"first", true, true}, nil},
 		"by a kill": {func(t *testing.T, p *Publisher) {
 			history, err := p.Store.History(t.Context(), release.Base, "os")
 			must(t, err)

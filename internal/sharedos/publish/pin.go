@@ -43,7 +43,8 @@ func pinAccounts(read *rootfs.System, before *release.Manifest) ([]string, error
 	}); err != nil {
 		return nil, err
 	}
-	if err := rewrite(read.Tree, "etc/group", func(fields []string) error { return gids.field(fields, 2) }); err != nil {
+	if err := rewrite(read.Tree, "etc/group",
+		func(fields []string) error { return gids.field(fields, 2) }); err != nil {
 		return nil, err
 	}
 	if read.Users, read.Groups, err = rootfs.Accounts(read.Tree); err != nil {
@@ -121,7 +122,8 @@ func renumber(what string, old, new map[string]uint32, used map[uint32]bool) (nu
 		}
 		free, ok := freeNumber(number, taken)
 		if !ok {
-			return nil, fmt.Errorf("%w, and cannot be pinned: no number is free for %s %s", ErrAccounts, what, holds[number][0])
+			return nil, fmt.Errorf("%w, and cannot be pinned: no number is free for %s %s",
+				ErrAccounts, what, holds[number][0])
 		}
 		to[number], taken[free] = free, true
 	}

@@ -20,14 +20,21 @@ func TestRenumberGivesOldNumbersBack(t *testing.T) {
 		used     []uint32
 		want     numbers
 	}{
-		"nothing moved":                      {map[string]uint32{"a": 1}, map[string]uint32{"a": 1, "b": 2}, nil, numbers{}},
-		"one moved":                          {map[string]uint32{"a": 101}, map[string]uint32{"a": 102}, nil, numbers{102: 101}},
-		"two changed places":                 {map[string]uint32{"a": 101, "b": 102}, map[string]uint32{"a": 102, "b": 101}, nil, numbers{101: 102, 102: 101}},
-		"a new one has the number":           {map[string]uint32{"a": 101}, map[string]uint32{"a": 102, "new": 101}, nil, numbers{102: 101, 101: 999}},
+		"nothing moved": {map[string]uint32{"a": 1},
+			map[string]uint32{"a": 1, "b": 2}, nil, numbers{}},
+		"one moved": {map[string]uint32{"a": 101},
+			map[string]uint32{"a": 102}, nil, numbers{102: 101}},
+		"two changed places": {map[string]uint32{"a": 101, "b": 102},
+			map[string]uint32{"a": 102, "b": 101}, nil, numbers{101: 102, 102: 101}},
+		"a new one has the number": {map[string]uint32{"a": 101}, map[string]uint32{"a": 102, "new": 101},
+			nil, numbers{102: 101, 101: 999}},
 		"what went leaves its number unused": {map[string]uint32{"a": 101, "went": 999}, map[string]uint32{"a": 102, "new": 101}, nil, numbers{102: 101, 101: 998}},
-		"a file has the free number":         {map[string]uint32{"a": 101}, map[string]uint32{"a": 102, "new": 101}, []uint32{999}, numbers{102: 101, 101: 998}},
-		"a new user has the number":          {map[string]uint32{"a": 1000}, map[string]uint32{"a": 1001, "new": 1000}, nil, numbers{1001: 1000, 1000: 1002}},
-		"two share a number, as before":      {map[string]uint32{"a": 7, "b": 7}, map[string]uint32{"a": 8, "b": 8}, nil, numbers{8: 7}},
+		"a file has the free number": {map[string]uint32{"a": 101}, map[string]uint32{"a": 102, "new": 101},
+			[]uint32{999}, numbers{102: 101, 101: 998}},
+		"a new user has the number": {map[string]uint32{"a": 1000}, map[string]uint32{"a": 1001, "new": 1000},
+			nil, numbers{1001: 1000, 1000: 1002}},
+		"two share a number, as before": {map[string]uint32{"a": 7, "b": 7},
+			map[string]uint32{"a": 8, "b": 8}, nil, numbers{8: 7}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			used := map[uint32]bool{}
@@ -51,7 +58,8 @@ func TestRenumberRefusesWhatHasNoAssignment(t *testing.T) {
 		"two shared a number":        {map[string]uint32{"a": 1, "b": 1}, map[string]uint32{"a": 2, "b": 3}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, err := renumber("user", test.old, test.new, nil); !errors.Is(err, ErrAccounts) || !strings.Contains(err.Error(), "users a and b") {
+			if got, err := renumber("user", test.old, test.new, nil); !errors.Is(err, ErrAccounts) ||
+				!strings.Contains(err.Error(), "users a and b") {
 				t.Errorf("got %v, %v, want ErrAccounts with the accounts", got, err)
 			}
 		})
@@ -91,7 +99,8 @@ func TestPinnedAccountsKeepTheirNumbersEverywhere(t *testing.T) {
 	prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: moved, PinAccounts: true}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), prepared, nil))
-	if users := prepared.Manifest.Users; users["www-data"] != 33 || users["new"] != 999 || prepared.Manifest.Groups["www-data"] != 33 {
+	if users := prepared.Manifest.Users; users["www-data"] != 33 || users["new"] != 999 ||
+		prepared.Manifest.Groups["www-data"] != 33 {
 		t.Errorf("users %v, groups %v", users, prepared.Manifest.Groups)
 	}
 	want := []string{"user new from 33 to 999", "user www-data from 34 to 33", "group www-data from 35 to 33"}
@@ -105,7 +114,8 @@ func TestPinningWhatHasNotMovedChangesNothing(t *testing.T) {
 	for _, pin := range []bool{false, true} {
 		p := newPublisher(t, storetest.New(t))
 		publish(t, p, newSystem())
-		prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, newSystem().With("usr/bin/server", "2")), PinAccounts: pin}, nil)
+		prepared, err := p.Prepare(t.Context(),
+			Spec{Name: "os", Source: sourceOf(t, newSystem().With("usr/bin/server", "2")), PinAccounts: pin}, nil)
 		must(t, err)
 		if ids = append(ids, prepared.ID); prepared.Change.Pinned != nil {
 			t.Errorf("pinned: %v", prepared.Change.Pinned)
@@ -118,7 +128,8 @@ func TestPinningWhatHasNotMovedChangesNothing(t *testing.T) {
 
 func TestPinningChangesFilesListsAndOwners(t *testing.T) {
 	const list = "\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\x22\x00\x00\x00" +
-		"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x08\x00\x04\x00\x23\x00\x00\x00" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff"
+		"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x08\x00\x04\x00\x23\x00\x00\x00" + "\x10\x00\x04\x00\xff\xff\xff\xff" +
+		"\x20\x00\x00\x00\xff\xff\xff\xff"
 	files := map[string]string{
 		"etc/passwd": "root:x:0:0::/root:/bin/sh\n+nis\nwww-data:x:34:35:a:b:c\n", "etc/group": "www-data:x:35:",
 	}
@@ -128,7 +139,8 @@ func TestPinningChangesFilesListsAndOwners(t *testing.T) {
 		{Path: "var", Type: tree.Directory, UID: 34, GID: 35, Xattrs: map[string]string{"system.posix_acl_default": list, "user.note": list}},
 	}
 	for name, text := range files {
-		entries = append(entries, tree.Entry{Path: name, Type: tree.Regular, Size: int64(len(text)), Digest: content.add(text)})
+		entries = append(entries,
+			tree.Entry{Path: name, Type: tree.Regular, Size: int64(len(text)), Digest: content.add(text)})
 	}
 	read := &rootfs.System{}
 	var err error

@@ -44,8 +44,8 @@ func filesOf(t *testing.T, files sourcetest.System) addition.Files {
 	return addition.Files{Source: sourcetest.Bytes(stream)}
 }
 
-// A preference decides what a VM sees at a path that several components have, wherever the preferred component stands in
-// the order. What is laid over each other is what overlayfs shows of the layers.
+// A preference decides what a VM sees at a path that several components have, wherever the preferred
+// component stands in the order. What is laid over each other is what overlayfs shows of the layers.
 func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
@@ -58,10 +58,12 @@ func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 		return release.Identified{ID: made.ID, Manifest: made.Manifest}
 	}
 	nginx := of("nginx", apt{filesOf(t, sourcetest.System{
-		"etc/nginx/nginx.conf": "of the package", "etc/nginx/mime.types": "types", "usr/sbin/nginx": "server", "usr/share/app": "a file",
+		"etc/nginx/nginx.conf": "of the package", "etc/nginx/mime.types": "types", "usr/sbin/nginx": "server",
+		"usr/share/app": "a file",
 	})})
 	site := of("site", filesOf(t, sourcetest.System{
-		"etc/nginx/nginx.conf": "of the site", "etc/nginx/site.conf": "more", "usr/share/app/index": "page", "usr/share/old": "of the site",
+		"etc/nginx/nginx.conf": "of the site", "etc/nginx/site.conf": "more", "usr/share/app/index": "page",
+		"usr/share/old": "of the site",
 	}))
 	conflict := func(err error, what string) {
 		t.Helper()
@@ -82,14 +84,17 @@ func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 		want     map[string]string // "" for a path that is not there
 	}{
 		"the site": {prefer("/etc/nginx", "site", "/usr/share/app", "site"), "", map[string]string{
-			"etc/nginx/nginx.conf": "of the site", "etc/nginx/mime.types": "types", "etc/nginx/site.conf": "more", "usr/share/app/index": "page",
-			"usr/share/old": "of the site",
+			"etc/nginx/nginx.conf": "of the site", "etc/nginx/mime.types": "types", "etc/nginx/site.conf": "more",
+			"usr/share/app/index": "page",
+			"usr/share/old":       "of the site",
 		}},
 		"the package": {prefer("/etc/nginx/nginx.conf", "nginx", "/usr/share/app", "nginx"), "", map[string]string{
-			"etc/nginx/nginx.conf": "of the package", "etc/nginx/mime.types": "types", "etc/nginx/site.conf": "more", "usr/share/app": "a file",
+			"etc/nginx/nginx.conf": "of the package", "etc/nginx/mime.types": "types", "etc/nginx/site.conf": "more",
+			"usr/share/app":       "a file",
 			"usr/share/app/index": "", "usr/share/old": "of the site",
 		}},
-		"the longer path before the shorter one": {prefer("/etc", "site", "/etc/nginx/nginx.conf", "nginx", "/usr", "site"), "", map[string]string{
+		"the longer path before the shorter one": {prefer("/etc", "site", "/etc/nginx/nginx.conf", "nginx", "/usr",
+			"site"), "", map[string]string{
 			"etc/nginx/nginx.conf": "of the package", "usr/share/app/index": "page",
 		}},
 		"one of the two conflicts is left":      {prefer("/etc/nginx", "site"), "/usr/share/app", nil},
@@ -114,8 +119,10 @@ func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 				joining, err := p.Get(t.Context(), id)
 				must(t, err)
 				stack, _, err := compose.Compose(compose.Parts{
-					Base: release.Identified{ID: base.ID, Manifest: base.Manifest}, Components: components, Prefer: test.prefer,
-					Joining: &compose.Joining{Layer: joining.Layers[0], Contents: joining.Contents, Packages: joining.Packages, Users: joining.Users, Groups: joining.Groups},
+					Base:       release.Identified{ID: base.ID, Manifest: base.Manifest},
+					Components: components, Prefer: test.prefer,
+					Joining: &compose.Joining{Layer: joining.Layers[0], Contents: joining.Contents,
+						Packages: joining.Packages, Users: joining.Users, Groups: joining.Groups},
 				}, nil)
 				must(t, err)
 				if diff := cmp.Diff(test.prefer, stack.Record(id).Prefer); diff != "" {
@@ -136,7 +143,8 @@ func TestAPreferenceDecidesWhatTheStackShows(t *testing.T) {
 						t.Errorf("the contents list has %+v at %s, want %q", e, path, want)
 					}
 					got, err := os.ReadFile(filepath.Join(shown, path))
-					if missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR); shown != "" && (string(got) != want || missing != (want == "")) {
+					if missing := errors.Is(err, fs.ErrNotExist) ||
+						errors.Is(err, unix.ENOTDIR); shown != "" && (string(got) != want || missing != (want == "")) {
 						t.Errorf("%s has %q, %v, want %q", path, got, err, want)
 					}
 				}

@@ -78,19 +78,20 @@ func (p *Publisher) Prepare(ctx context.Context, spec Spec, progress source.Prog
 	}
 	var prepared *Prepared
 	err := p.withSource(ctx, spec, func(from source.Source, on *basis) (err error) {
-		prepared, err = p.prepare(ctx, spec, from, progress, func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
-			switch p.kind() {
-			case release.Joining:
-				return p.buildJoining(ctx, spec, from, on, key, progress)
-			case release.StandIn:
-				return p.buildStandIn(ctx, spec, on, key, progress)
-			case release.Offer:
-				return p.buildOffer(ctx, spec, on, key, progress)
-			case release.Component:
-				return p.buildComponent(ctx, spec, from, on, previous, key, progress)
-			}
-			return p.build(ctx, spec, previous, key, progress)
-		})
+		prepared, err = p.prepare(ctx, spec, from, progress,
+			func(ctx context.Context, previous *previous, key cacheKey) (*cached, error) {
+				switch p.kind() {
+				case release.Joining:
+					return p.buildJoining(ctx, spec, from, on, key, progress)
+				case release.StandIn:
+					return p.buildStandIn(ctx, spec, on, key, progress)
+				case release.Offer:
+					return p.buildOffer(ctx, spec, on, key, progress)
+				case release.Component:
+					return p.buildComponent(ctx, spec, from, on, previous, key, progress)
+				}
+				return p.build(ctx, spec, previous, key, progress)
+			})
 		return err
 	})
 	if err != nil {
@@ -128,7 +129,8 @@ func (p *Publisher) prepare(ctx context.Context, spec Spec, from source.Source, 
 	build func(context.Context, *previous, cacheKey) (*cached, error),
 ) (_ *Prepared, err error) {
 	if !release.ValidName(spec.Name) {
-		return nil, fmt.Errorf("%q cannot name a %s: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit",
+		return nil, fmt.Errorf(
+			"%q cannot name a %s: use 1 to 63 lower case letters, digits and ._-, starting with a letter or digit",
 			spec.Name, p.kind())
 	}
 	progress("reading the source's fingerprint", 0, 0)
@@ -171,8 +173,9 @@ func (p *Publisher) lockBase(ctx context.Context, name string, progress source.P
 func (p *Publisher) key(spec Spec, fingerprint string, before *previous) cacheKey {
 	key := cacheKey{
 		Build: buildVersion, Name: spec.Name, Fingerprint: fingerprint,
-		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts, SharedSecrets: spec.SharedSecrets,
-		BuiltOn: spec.BuiltOn,
+		MaxChain: p.maxChain(), MaxDelta: p.maxDelta(), PinAccounts: spec.PinAccounts,
+		SharedSecrets: spec.SharedSecrets,
+		BuiltOn:       spec.BuiltOn,
 	}
 	if before != nil {
 		key.Previous = before.id
@@ -196,7 +199,8 @@ func (p *Publisher) previous(ctx context.Context, name string) (*previous, error
 	for _, layer := range manifest.Layers {
 		_, err := p.Store.LayerPath(ctx, layer.ID)
 		if errors.Is(err, store.ErrNotFound) {
-			p.log().Warn("the store lacks a layer of the newest release, so it is built again", "name", name, "layer", layer.ID)
+			p.log().Warn("the store lacks a layer of the newest release, so it is built again",
+				"name", name, "layer", layer.ID)
 			before.whole = false
 			continue
 		}
@@ -218,7 +222,8 @@ func (p *Publisher) previousOfLost(ctx context.Context, name string, cause error
 	if err != nil {
 		return nil, fmt.Errorf("%w: find the releases of %s %q: %w", cause, p.kind(), name, err)
 	}
-	p.log().WarnContext(ctx, "the newest release is damaged, so that the next one is complete", "name", name, "error", cause)
+	p.log().WarnContext(ctx, "the newest release is damaged, so that the next one is complete",
+		"name", name, "error", cause)
 	lost := &previous{id: history.Releases[0].ID, manifest: &release.Manifest{
 		Kind: p.kind(), Name: name, Sequence: uint64(len(history.Releases)) + lostSequence,
 	}}
@@ -259,7 +264,8 @@ func (p *Publisher) prepared(entry *cached, before *previous, spec Spec, fingerp
 		return nil, fmt.Errorf("the id of release %s is %s after signing", entry.id, id)
 	}
 	prepared := &Prepared{
-		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets, Notes: entry.record.Notes, Unchanged: unchanged,
+		ID: id, Manifest: manifest, Signed: signed, Change: entry.record.Change, Secrets: entry.record.Secrets,
+		Notes: entry.record.Notes, Unchanged: unchanged,
 		layer: entry.record.Layer, spec: spec, Fingerprint: fingerprint,
 	}
 	if !unchanged {

@@ -26,11 +26,13 @@ func TestTheFirstReleaseIsOneFullLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	prepared := publish(t, p, newSystem())
 	m := prepared.Manifest
-	if len(m.Layers) != 1 || m.Layers[0].Delta || m.Sequence != 1 || !m.Previous.IsZero() || prepared.Change != nil || prepared.Unchanged {
+	if len(m.Layers) != 1 || m.Layers[0].Delta || m.Sequence != 1 || !m.Previous.IsZero() ||
+		prepared.Change != nil || prepared.Unchanged {
 		t.Errorf("%+v", m)
 	}
 	if m.OS != "Test GNU/Linux 13" || m.Architecture != "amd64" || m.Kernel.Release != "6.12.1-cloud-amd64" ||
-		m.Users["www-data"] != 33 || m.Input != sourceOf(t, newSystem()).fingerprint || !cmp.Equal(m.Packages, []release.Package{{Name: "server", Version: "1"}}) {
+		m.Users["www-data"] != 33 || m.Input != sourceOf(t, newSystem()).fingerprint ||
+		!cmp.Equal(m.Packages, []release.Package{{Name: "server", Version: "1"}}) {
 		t.Errorf("%+v", m)
 	}
 	opened, id, err := release.Open(prepared.Signed, []ed25519.PublicKey{p.Key.Public().(ed25519.PublicKey)})
@@ -42,12 +44,14 @@ func TestTheFirstReleaseIsOneFullLayer(t *testing.T) {
 func TestAPatchIsADelta(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	patched := newSystem().With("usr/bin/server", "version 2", "usr/bin/new", "new", "etc/server.conf", "", "var/lib/dpkg/status", "")
+	patched := newSystem().With("usr/bin/server", "version 2", "usr/bin/new", "new", "etc/server.conf", "",
+		"var/lib/dpkg/status", "")
 	patched.Install("library", "5")
 	patched.Install("server", "2")
 	second := publish(t, p, patched)
 	m := second.Manifest
-	if m.Sequence != 2 || m.Previous != first.ID || len(m.Layers) != 2 || m.Layers[0] != first.Manifest.Layers[0] || !m.Layers[1].Delta {
+	if m.Sequence != 2 || m.Previous != first.ID || len(m.Layers) != 2 ||
+		m.Layers[0] != first.Manifest.Layers[0] || !m.Layers[1].Delta {
 		t.Fatalf("%+v", m)
 	}
 	// The package database changed, too.
@@ -69,7 +73,8 @@ func TestOneInputYieldsOneIDOnEveryMachine(t *testing.T) {
 	for i := range ids {
 		p := newPublisher(t, storetest.New(t))
 		p.Key = testKey(byte(i))
-		ids[i] = append(ids[i], publish(t, p, newSystem()).ID, publish(t, p, newSystem().With("usr/bin/server", "2")).ID)
+		ids[i] = append(ids[i], publish(t, p, newSystem()).ID,
+			publish(t, p, newSystem().With("usr/bin/server", "2")).ID)
 	}
 	if diff := cmp.Diff(ids[0], ids[1]); diff != "" {
 		t.Error(diff)
@@ -81,7 +86,8 @@ func TestAnUnchangedSourceIsNotReadTwice(t *testing.T) {
 	src := sourceOf(t, newSystem())
 	first := prepare(t, p, src)
 	if again := prepare(t, p, src); again.ID != first.ID || again.Unchanged || src.opened.Load() != 1 {
-		t.Errorf("before it is published: %s, unchanged %t, read %d times", again.ID, again.Unchanged, src.opened.Load())
+		t.Errorf("before it is published: %s, unchanged %t, read %d times", again.ID,
+			again.Unchanged, src.opened.Load())
 	}
 	if err := p.Publish(t.Context(), first, nil); err != nil {
 		t.Fatal(err)
@@ -98,7 +104,8 @@ func TestAnotherSourceOfTheSameTreeIsUnchanged(t *testing.T) {
 	src.fingerprint = "another"
 	for range 2 {
 		prepared := prepare(t, p, src)
-		if prepared.ID != first.ID || !prepared.Unchanged || prepared.Change != nil || !cmp.Equal(prepared.Manifest, first.Manifest) {
+		if prepared.ID != first.ID || !prepared.Unchanged || prepared.Change != nil ||
+			!cmp.Equal(prepared.Manifest, first.Manifest) {
 			t.Errorf("%+v", prepared)
 		}
 		if err := p.Publish(t.Context(), prepared, nil); err != nil {
@@ -113,7 +120,8 @@ func TestAnotherSourceOfTheSameTreeIsUnchanged(t *testing.T) {
 func TestAccountsMustKeepTheirNumbers(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
-	moved := newSystem().With("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\nnew:x:33:5::/:/bin/false\n",
+	moved := newSystem().With("etc/passwd",
+		"root:x:0:0::/root:/bin/sh\nwww-data:x:34:33::/:/bin/false\nnew:x:33:5::/:/bin/false\n",
 		"etc/group", "root:x:0:\nwww-data:x:35:\n")
 	_, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, moved)}, nil)
 	if !errors.Is(err, ErrAccounts) {
@@ -152,7 +160,8 @@ func TestAChainEndsInAFullLayer(t *testing.T) {
 func TestHowMuchADeltaMayHoldIsAChoice(t *testing.T) {
 	// Most of the system's content is one file of 120,000 bytes. The patch adds a tenth of that.
 	patched := newSystem().With("usr/share/more", strings.Repeat("m", 12_000))
-	for limit, rebase := range map[int]string{0: "", 10: "", 9: "a delta would have 9% of the content, and at most 9% is allowed"} {
+	for limit, rebase := range map[int]string{0: "", 10: "",
+		9: "a delta would have 9% of the content, and at most 9% is allowed"} {
 		p := newPublisher(t, storetest.New(t))
 		p.MaxDelta = limit
 		publish(t, p, newSystem())
@@ -181,7 +190,8 @@ func TestAFileThatIsAHoleMakesNoFullLayer(t *testing.T) {
 	if m := second.Manifest; len(m.Layers) != 2 || second.Change.LayerBytes > 64<<10 {
 		t.Errorf("%d layers, the last of %d bytes: %s", len(m.Layers), second.Change.LayerBytes, second.Change.Rebase)
 	}
-	if third := publish(t, p, newSystem().With("usr/share/image", strings.Repeat("\x00", 5<<20)+"end")); len(third.Manifest.Layers) != 3 {
+	if third := publish(t, p,
+		newSystem().With("usr/share/image", strings.Repeat("\x00", 5<<20)+"end")); len(third.Manifest.Layers) != 3 {
 		t.Errorf("%d layers: %s", len(third.Manifest.Layers), third.Change.Rebase)
 	}
 }
@@ -202,7 +212,8 @@ func TestAKernelImageAloneNeedsNoLayer(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	first := publish(t, p, newSystem())
 	second := publish(t, p, newSystem().With("boot/vmlinuz-6.12.1-cloud-amd64", "another image"))
-	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) || second.Change.LayerBytes != 0 {
+	if second.Unchanged || second.ID == first.ID || !cmp.Equal(second.Manifest.Layers, first.Manifest.Layers) ||
+		second.Change.LayerBytes != 0 {
 		t.Errorf("%+v", second.Manifest)
 	}
 }
@@ -246,8 +257,10 @@ func TestAfterALostManifestTheNextReleaseIsComplete(t *testing.T) {
 		if m := next.Manifest; len(m.Layers) != 1 || m.Sequence != c.sequence || m.Previous != made[2].ID {
 			t.Errorf("%s: sequence %d after %s with %d layers", name, m.Sequence, m.Previous, len(m.Layers))
 		}
-		if again := publish(t, p, newSystem().With("usr/bin/server", "version 5")); len(again.Manifest.Layers) != 2 || again.Manifest.Sequence != c.sequence+1 {
-			t.Errorf("%s: the next one has sequence %d and %d layers", name, again.Manifest.Sequence, len(again.Manifest.Layers))
+		if again := publish(t, p, newSystem().With("usr/bin/server", "version 5")); len(again.Manifest.Layers) != 2 ||
+			again.Manifest.Sequence != c.sequence+1 {
+			t.Errorf("%s: the next one has sequence %d and %d layers", name, again.Manifest.Sequence,
+				len(again.Manifest.Layers))
 		}
 	}
 }
@@ -276,7 +289,8 @@ func TestABuildThatWasCutOffLeavesNothingBehind(t *testing.T) {
 	src.block = true
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := p.Prepare(ctx, Spec{Name: "os", Source: src}, nil); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotCached) {
+	if _, err := p.Prepare(ctx, Spec{Name: "os", Source: src}, nil); !errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, ErrNotCached) {
 		t.Fatalf("got %v", err)
 	}
 	left, err := os.ReadDir(p.baseDir("os"))
@@ -338,7 +352,8 @@ func TestOfferYieldsWhatWasPreparedHere(t *testing.T) {
 
 func TestPrepareRefusesABadSpec(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
-	for _, spec := range []Spec{{Name: "../os", Source: sourceOf(t, newSystem())}, {Name: "", Source: sourceOf(t, newSystem())}, {Name: "os"}} {
+	for _, spec := range []Spec{{Name: "../os", Source: sourceOf(t, newSystem())},
+		{Name: "", Source: sourceOf(t, newSystem())}, {Name: "os"}} {
 		if _, err := p.Prepare(t.Context(), spec, nil); err == nil {
 			t.Errorf("%q: no error", spec.Name)
 		}
@@ -359,7 +374,8 @@ func TestAnUnreadableStoreIsNoFirstRelease(t *testing.T) {
 			}
 			return nil
 		}
-		if prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, newSystem())}, nil); !errors.Is(err, store.ErrUnreachable) {
+		if prepared, err := p.Prepare(t.Context(), Spec{Name: "os", Source: sourceOf(t, newSystem())},
+			nil); !errors.Is(err, store.ErrUnreachable) {
 			t.Errorf("%s fails: got %+v, %v", method, prepared, err)
 		}
 	}
@@ -456,7 +472,8 @@ func TestOneWriterAtATime(t *testing.T) {
 
 func TestPackageChanges(t *testing.T) {
 	old := []release.Package{{Name: "a", Version: "1"}, {Name: "b", Version: "1"}, {Name: "d", Version: "1"}}
-	new := []release.Package{{Name: "b", Version: "2"}, {Name: "c", Version: "1"}, {Name: "d", Version: "1"}, {Name: "e", Version: "1"}}
+	new := []release.Package{{Name: "b", Version: "2"}, {Name: "c", Version: "1"}, {Name: "d", Version: "1"},
+		{Name: "e", Version: "1"}}
 	want := []PackageChange{{"a", "1", ""}, {"b", "1", "2"}, {"c", "", "1"}, {"e", "", "1"}}
 	if diff := cmp.Diff(want, packageChanges(old, new), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

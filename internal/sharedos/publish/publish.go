@@ -33,7 +33,8 @@ var (
 	ErrSourceChanged = errors.New("the source changed while it was read")
 	// ErrUnknownVM means that nothing can be deleted, because the store has private disks of VMs that this host does
 	// not know. These VMs may use any release.
-	ErrUnknownVM = errors.New("nothing is deleted, because the storage pool has private disks of VMs that this host does not know")
+	ErrUnknownVM = errors.New(
+		"nothing is deleted, because the storage pool has private disks of VMs that this host does not know")
 	// ErrDamagedStore means that the store lacks something that a release in it refers to.
 	ErrDamagedStore = errors.New("the store lacks a part of a release")
 )
@@ -117,7 +118,8 @@ func (p *Publisher) Components() *Publisher { return p.of(release.Component) }
 // of returns the publisher of releases of another kind.
 func (p *Publisher) of(kind release.Kind) *Publisher {
 	return &Publisher{
-		Store: p.Store, Cache: p.Cache, Key: p.Key, Log: p.Log, Now: p.Now, Trusted: p.Trusted, bases: p, publishes: kind,
+		Store: p.Store, Cache: p.Cache, Key: p.Key, Log: p.Log, Now: p.Now, Trusted: p.Trusted,
+		bases: p, publishes: kind,
 	}
 }
 
@@ -154,7 +156,8 @@ type Prepared struct {
 	Unchanged bool
 	// Fingerprint is that of the source (source.Source).
 	Fingerprint string
-	// Owner is the Terraform state that publishes it (Interface.Owner), set by the caller; "" leaves the owner as it is recorded.
+	// Owner is the Terraform state that publishes it (Interface.Owner), set by the caller; ""
+	// leaves the owner as it is recorded.
 	Owner string
 	// entry is the release's directory in the cache, which Publish uploads; empty if Unchanged.
 	entry string
@@ -227,17 +230,20 @@ type Interface interface {
 	Offered(id tree.Digest) *release.Manifest
 	// History returns the releases of a base, newest first; store.ErrNotFound if there is no such base.
 	History(ctx context.Context, name string) ([]Recorded, error)
-	// Owner returns whom a base belongs to; store.ErrNotFound if there is no such base, ErrMaking if another process of this operator
-	// makes it now.
+	// Owner returns whom a base belongs to; store.ErrNotFound if there is no such base, ErrMaking
+	// if another process of this operator makes it now.
 	Owner(ctx context.Context, name string) (Ownership, error)
-	// Made records that a base was made for an owner, which gets it into its state next. SetOwner follows when that is certain.
+	// Made records that a base was made for an owner, which gets it into its state next. SetOwner
+	// follows when that is certain.
 	Made(ctx context.Context, name, owner string) error
-	// SetOwner records that a base belongs to a Terraform state, which has it: it is handed over, or its creation is complete.
+	// SetOwner records that a base belongs to a Terraform state, which has it: it is handed over,
+	// or its creation is complete.
 	SetOwner(ctx context.Context, name, owner string) error
-	// Abandon records that the process which made a base for an owner has given up, so that the next creation continues it.
+	// Abandon records that the process which made a base for an owner has given up, so that the
+	// next creation continues it.
 	Abandon(ctx context.Context, name, owner string) error
-	// Verify reads all that the releases of a base refer to, or those of all bases if name is "", and compares it with their ids.
-	// store.ErrNotFound if there is no such base.
+	// Verify reads all that the releases of a base refer to, or those of all bases if name is "",
+	// and compares it with their ids. store.ErrNotFound if there is no such base.
 	Verify(ctx context.Context, name string) (*Verified, error)
 	// Usage measures what the store holds, and what it would hold if nothing were shared. inUse is as in Delete.
 	Usage(ctx context.Context, inUse InUse) (*Usage, error)

@@ -88,7 +88,8 @@ func TestPublishSeesThatAnotherWasFaster(t *testing.T) {
 	theirs := publish(t, b, newSystem().With("usr/bin/server", "theirs"))
 	requireMoved := func(what string, err error) {
 		t.Helper()
-		if id, _, newestErr := a.Newest(t.Context(), "os"); !errors.Is(err, ErrMoved) || newestErr != nil || id != theirs.ID {
+		if id, _, newestErr := a.Newest(t.Context(), "os"); !errors.Is(err, ErrMoved) ||
+			newestErr != nil || id != theirs.ID {
 			t.Errorf("%s: got %v, want ErrMoved; the newest release is %s, %v", what, err, id, newestErr)
 		}
 	}
@@ -115,7 +116,8 @@ func TestNewestDistinguishesGoneFromDamaged(t *testing.T) {
 	first := publish(t, p, newSystem())
 	other := newPublisher(t, s)
 	other.Key = testKey(2)
-	if _, _, err := other.Newest(t.Context(), "os"); !errors.Is(err, release.ErrSignature) || errors.Is(err, store.ErrNotFound) {
+	if _, _, err := other.Newest(t.Context(), "os"); !errors.Is(err, release.ErrSignature) ||
+		errors.Is(err, store.ErrNotFound) {
 		t.Errorf("another operator's: got %v, want ErrSignature", err)
 	}
 	other.Trusted = []ed25519.PublicKey{p.Key.Public().(ed25519.PublicKey)}
@@ -195,7 +197,8 @@ func TestABaseInUseIsNotDeleted(t *testing.T) {
 func TestDeleteKeepsWhatVMsReferTo(t *testing.T) {
 	s := storetest.New(t)
 	p := newPublisher(t, s)
-	other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/server", "other"))}, nil)
+	other, err := p.Prepare(t.Context(),
+		Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/server", "other"))}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), other, nil))
 	initramfs := []byte("initramfs")

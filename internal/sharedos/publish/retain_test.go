@@ -47,7 +47,8 @@ func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 		published = append(published, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
 	}
 	garbage := []byte("the initramfs of an agent that nobody runs any more")
-	must(t, s.PutBlob(t.Context(), release.Blob{Digest: tree.Sum(garbage), Size: int64(len(garbage))}, strings.NewReader(string(garbage)), nil))
+	must(t, s.PutBlob(t.Context(), release.Blob{Digest: tree.Sum(garbage), Size: int64(len(garbage))},
+		strings.NewReader(string(garbage)), nil))
 
 	// A VM runs the first release.
 	dropped, err := p.Retain(t.Context(), "os", 2, used(map[tree.Digest][]string{published[0].ID: {"web"}}))
@@ -69,7 +70,8 @@ func TestRetainDeletesWhatNothingRefersToAnyMore(t *testing.T) {
 	if _, err := s.LayerPath(t.Context(), gone.Layers[0].ID); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the layer of the dropped release: %v", err)
 	}
-	for what, blob := range map[string]tree.Digest{"contents list": gone.Contents.Digest, "garbage": tree.Sum(garbage)} {
+	for what, blob := range map[string]tree.Digest{"contents list": gone.Contents.Digest,
+		"garbage": tree.Sum(garbage)} {
 		if _, err := s.BlobPath(t.Context(), blob); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -90,7 +92,8 @@ func TestReleasesThatNoVMUsesAnyMoreAreCollected(t *testing.T) {
 	for _, version := range []string{"1", "2", "3"} {
 		published = append(published, publish(t, p, newSystem().With("usr/bin/server", "version "+version)))
 	}
-	other, err := p.Prepare(t.Context(), Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/other", "1"))}, nil)
+	other, err := p.Prepare(t.Context(),
+		Spec{Name: "other", Source: sourceOf(t, newSystem().With("usr/bin/other", "1"))}, nil)
 	must(t, err)
 	must(t, p.Publish(t.Context(), other, nil))
 	web := used(map[tree.Digest][]string{published[0].ID: {"web"}})
@@ -132,8 +135,10 @@ func TestNothingIsDeletedWhileThePoolHasVMsOfAnotherHost(t *testing.T) {
 	}
 	here := used(map[tree.Digest][]string{last.ID: {"here"}})
 	_, err := p.Retain(t.Context(), "os", 1, here)
-	for what, err := range map[string]error{"retain": err, "collect": p.Collect(t.Context(), here), "delete": p.Delete(t.Context(), "os", here)} {
-		if !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "vm-there") || strings.Contains(err.Error(), "vm-here") {
+	for what, err := range map[string]error{"retain": err, "collect": p.Collect(t.Context(), here),
+		"delete": p.Delete(t.Context(), "os", here)} {
+		if !errors.Is(err, ErrUnknownVM) || !strings.Contains(err.Error(), "vm-there") ||
+			strings.Contains(err.Error(), "vm-here") {
 			t.Errorf("%s: got error %v, want %v", what, err, ErrUnknownVM)
 		}
 	}

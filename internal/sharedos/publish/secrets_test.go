@@ -26,7 +26,8 @@ func TestASecretOfABuildIsInNoReleaseAndMakesNone(t *testing.T) {
 		t.Errorf("left out are %v", paths(first))
 	}
 	// Publish moves the entry of the cache on, so the next release is prepared twice: built, and from the cache.
-	next := sourceOf(t, newSystem().With("etc/app.key", strings.Replace(privateKey, "AAAA", "BBBB", 1), "usr/bin/server", "version 2"))
+	next := sourceOf(t, newSystem().With("etc/app.key", strings.Replace(privateKey, "AAAA", "BBBB", 1),
+		"usr/bin/server", "version 2"))
 	for range 2 {
 		if prepared := prepare(t, p, next); !slices.Equal(paths(prepared), want) || prepared.Unchanged {
 			t.Errorf("left out are %v, unchanged: %v", paths(prepared), prepared.Unchanged)
@@ -51,7 +52,8 @@ func TestASecretOfABuildIsInNoReleaseAndMakesNone(t *testing.T) {
 }
 
 func TestTextsOfSecretsSayWhoMakesThem(t *testing.T) {
-	got := rootfs.SecretsText([]rootfs.Secret{{Path: "etc/a", What: "key", Made: true}, {Path: "etc/b", What: "password"}})
+	got := rootfs.SecretsText([]rootfs.Secret{{Path: "etc/a", What: "key", Made: true},
+		{Path: "etc/b", What: "password"}})
 	if want := []string{"/etc/a (key): each VM makes its own", "/etc/b (password)"}; !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}

@@ -44,7 +44,8 @@ func (p *Publisher) standIn(ctx context.Context, component tree.Digest, prepare 
 		return tree.Digest{}, err
 	}
 	if m.Kind != release.Component {
-		return tree.Digest{}, fmt.Errorf("%w: release %s is release %d of %s %q", ErrComponent, component, m.Sequence, m.Kind, m.Name)
+		return tree.Digest{},
+			fmt.Errorf("%w: release %s is release %d of %s %q", ErrComponent, component, m.Sequence, m.Kind, m.Name)
 	}
 	spec := Spec{Name: derivedName(standin.Version, component), BuiltOn: m.BuiltOn, standsFor: component}
 	return p.derive(ctx, release.StandIn, spec, prepare)
@@ -72,13 +73,15 @@ func (p *Publisher) withDerived(ctx context.Context, spec Spec, use func(source.
 		return err
 	}
 	if base.Kind != release.Base {
-		return fmt.Errorf("%w: release %s is release %d of %s %q", ErrBase, spec.BuiltOn, base.Sequence, base.Kind, base.Name)
+		return fmt.Errorf("%w: release %s is release %d of %s %q", ErrBase, spec.BuiltOn,
+			base.Sequence, base.Kind, base.Name)
 	}
 	return use(madeHere{fmt.Sprintf("%s:%s", p.kind(), spec.Name)}, &basis{id: spec.BuiltOn, manifest: base})
 }
 
 // buildStandIn builds a stand-in layer in the cache. The caller holds its lock.
-func (p *Publisher) buildStandIn(ctx context.Context, spec Spec, on *basis, key cacheKey, progress source.Progress) (*cached, error) {
+func (p *Publisher) buildStandIn(ctx context.Context, spec Spec, on *basis, key cacheKey,
+	progress source.Progress) (*cached, error) {
 	var built *cached
 	err := p.withTree(ctx, on.id, func(base *release.Manifest, below *tree.Tree) error {
 		return p.withTree(ctx, spec.standsFor, func(component *release.Manifest, whole *tree.Tree) (err error) {
@@ -96,13 +99,15 @@ func (p *Publisher) buildStandIn(ctx context.Context, spec Spec, on *basis, key 
 			}()
 			// What the stack has in packages and accounts while the component is not attached is the base's.
 			read := &rootfs.System{Tree: made, Packages: base.Packages, Users: base.Users, Groups: base.Groups}
-			b := &building{publisher: p, directory: directory, read: read, tree: made, input: key.Fingerprint, progress: progress}
+			b := &building{publisher: p, directory: directory, read: read, tree: made,
+				input: key.Fingerprint, progress: progress}
 			manifest, err := b.describeComponent(spec.Name, on)
 			if err != nil {
 				return err
 			}
 			manifest.Kind = release.StandIn
-			top, err := b.writeLayer(ctx, &tree.Tree{Entries: layer.Delta(below.Entries, made.Entries), Content: made.Content})
+			top, err := b.writeLayer(ctx,
+				&tree.Tree{Entries: layer.Delta(below.Entries, made.Entries), Content: made.Content})
 			if err != nil {
 				return err
 			}

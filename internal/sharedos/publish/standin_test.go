@@ -57,11 +57,13 @@ func TestTheStandInLayerOfAComponent(t *testing.T) {
 	requireWhole(t, s, m)
 
 	elsewhere := newPublisher(t, s)
-	if again, err := elsewhere.StandIn(t.Context(), redis.ID); err != nil || again != id || elsewhere.Offered(id) != nil {
+	if again, err := elsewhere.StandIn(t.Context(), redis.ID); err != nil || again != id ||
+		elsewhere.Offered(id) != nil {
 		t.Errorf("found in the store: %s, %v", again, err)
 	}
 	must(t, elsewhere.PublishDerived(t.Context(), id))
-	for _, volume := range []string{store.LayerName(m.Layers[0].ID), store.BlobName(m.Contents.Digest), store.ReleaseName(id)} {
+	for _, volume := range []string{store.LayerName(m.Layers[0].ID),
+		store.BlobName(m.Contents.Digest), store.ReleaseName(id)} {
 		must(t, os.Remove(s.Path(volume)))
 		anew := newPublisher(t, s)
 		again, err := anew.StandIn(t.Context(), redis.ID)
@@ -80,7 +82,8 @@ func TestTheStandInLayerOfAComponent(t *testing.T) {
 func TestTheStandInLayerOfAPreparedComponent(t *testing.T) {
 	p := newPublisher(t, storetest.New(t))
 	base := prepare(t, p, sourceOf(t, newSystem()))
-	redis, err := p.Components().Prepare(t.Context(), Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
+	redis, err := p.Components().Prepare(t.Context(),
+		Spec{Name: "redis", BuiltOn: base.ID, Addition: pack(t, "redis", "7", "redis")}, nil)
 	must(t, err)
 	first, err := p.StandIn(t.Context(), redis.ID)
 	must(t, err)
@@ -147,11 +150,13 @@ func TestAnOfferOfStacks(t *testing.T) {
 	alone, both := stackOf(t, p, base), stackOf(t, p, base, redis)
 	id, err := p.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both})
 	must(t, err)
-	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID, []compose.OfferedStack{both, alone}); err != nil || again != id {
+	if again, err := newPublisher(t, s).MakeOffer(t.Context(), base.ID,
+		[]compose.OfferedStack{both, alone}); err != nil || again != id {
 		t.Errorf("made elsewhere: %s, %v", again, err)
 	}
 	m := p.Offered(id)
-	if m == nil || m.Kind != release.Offer || m.BuiltOn != base.ID || len(m.Layers) != 1 || m.Layers[0].Delta || len(m.Packages)+len(m.Users) > 0 {
+	if m == nil || m.Kind != release.Offer || m.BuiltOn != base.ID || len(m.Layers) != 1 || m.Layers[0].Delta ||
+		len(m.Packages)+len(m.Users) > 0 {
 		t.Fatalf("it is %+v", m)
 	}
 	must(t, p.PublishDerived(t.Context(), id))
@@ -163,7 +168,8 @@ func TestAnOfferOfStacks(t *testing.T) {
 	must(t, err)
 	want := map[string]string{
 		paths.OfferStack(alone.ID): string(alone.Signed), paths.OfferStack(both.ID): string(both.Signed),
-		paths.OfferList(alone.Contents.Digest): string(alone.List), paths.OfferList(both.Contents.Digest): string(both.List),
+		paths.OfferList(alone.Contents.Digest): string(alone.List),
+		paths.OfferList(both.Contents.Digest):  string(both.List),
 	}
 	if !maps.Equal(want, found) {
 		t.Errorf("it has %v", slices.Sorted(maps.Keys(found)))
@@ -171,7 +177,8 @@ func TestAnOfferOfStacks(t *testing.T) {
 
 	must(t, os.Remove(s.Path(store.LayerName(m.Layers[0].ID))))
 	anew := newPublisher(t, s)
-	if again, err := anew.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}); err != nil || again != id {
+	if again, err := anew.MakeOffer(t.Context(), base.ID, []compose.OfferedStack{alone, both}); err != nil ||
+		again != id {
 		t.Fatalf("without its layer: %s, %v", again, err)
 	}
 	must(t, anew.PublishDerived(t.Context(), id))
@@ -182,7 +189,8 @@ func TestAnOfferOfStacks(t *testing.T) {
 		t.Errorf("an offer of other stacks: %s, %v", one, err)
 	}
 	otherID, otherList, otherBlob, unsigned := both, both, both, both
-	otherID.ID, otherList.List, otherBlob.Contents, unsigned.Signed = alone.ID, alone.List, alone.Contents, both.Signed[1:]
+	otherID.ID, otherList.List, otherBlob.Contents, unsigned.Signed = alone.ID, alone.List,
+		alone.Contents, both.Signed[1:]
 	for name, stacks := range map[string][]compose.OfferedStack{
 		"none": nil, "one twice": {both, both}, "too many": slices.Repeat([]compose.OfferedStack{both}, 9), "another id": {otherID},
 		"another list": {otherList}, "another blob": {otherBlob}, "no signature": {unsigned},
@@ -191,7 +199,8 @@ func TestAnOfferOfStacks(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if _, err := p.MakeOffer(t.Context(), redis.ID, []compose.OfferedStack{both}); err == nil || !strings.Contains(err.Error(), base.ID.String()) {
+	if _, err := p.MakeOffer(t.Context(), redis.ID, []compose.OfferedStack{both}); err == nil ||
+		!strings.Contains(err.Error(), base.ID.String()) {
 		t.Errorf("on another release: %v", err)
 	}
 }

@@ -122,7 +122,9 @@ func (p *Publisher) historyBefore(ctx context.Context, prepared *Prepared) (stor
 		return history, nil
 	}
 	if newest.IsZero() {
-		return store.History{}, fmt.Errorf("it follows %s, and the %s is gone: %w; plan and apply again", prepared.Manifest.Previous, p.kind(), ErrMoved)
+		return store.History{},
+			fmt.Errorf("it follows %s, and the %s is gone: %w; plan and apply again",
+				prepared.Manifest.Previous, p.kind(), ErrMoved)
 	}
 	return store.History{}, fmt.Errorf("the newest release is %s, and this one follows %s: %w; plan and apply again",
 		newest, describePrevious(prepared.Manifest.Previous), ErrMoved)
@@ -163,7 +165,8 @@ func (p *Publisher) upload(ctx context.Context, prepared *Prepared, progress sou
 	return nil
 }
 
-func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top release.Layer, progress source.Progress) (err error) {
+func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top release.Layer,
+	progress source.Progress) (err error) {
 	_, err = p.Store.LayerPath(ctx, top.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("find layer %s: %w", top.ID, err)
@@ -177,7 +180,8 @@ func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top rel
 	if missing {
 		progress("verifying the layer", 0, 0)
 		if err := layer.Verify(file, top); err != nil {
-			return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err), os.RemoveAll(prepared.entry))
+			return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err),
+				os.RemoveAll(prepared.entry))
 		}
 	}
 	// PutLayer skips the upload if the store has all of it.
@@ -189,10 +193,12 @@ func (p *Publisher) uploadLayer(ctx context.Context, prepared *Prepared, top rel
 	return nil
 }
 
-func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name string, blob release.Blob, progress source.Progress) (err error) {
+func (p *Publisher) uploadBlob(ctx context.Context, prepared *Prepared, name string, blob release.Blob,
+	progress source.Progress) (err error) {
 	path := filepath.Join(prepared.entry, name)
 	if err := checkFile(path, blob); err != nil {
-		return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err), os.RemoveAll(prepared.entry))
+		return errors.Join(fmt.Errorf("the cache is damaged; plan and apply again to build it again: %w", err),
+			os.RemoveAll(prepared.entry))
 	}
 	file, err := os.Open(path)
 	if err != nil {

@@ -86,7 +86,8 @@ func (p *Publisher) usage(ctx context.Context, ask InUse) (*Usage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the histories: %w", err)
 	}
-	m := measure{usage: &Usage{}, allocated: map[tree.Digest]int64{}, disks: map[string]int64{}, full: map[tree.Digest]int64{}}
+	m := measure{usage: &Usage{}, allocated: map[tree.Digest]int64{}, disks: map[string]int64{},
+		full: map[tree.Digest]int64{}}
 	if err := m.volumes(ctx, p.Store); err != nil {
 		return nil, fmt.Errorf("list its volumes: %w", err)
 	}

@@ -43,11 +43,13 @@ func TestUsageCountsWhatIsSharedOnce(t *testing.T) {
 		must(t, err)
 		return size
 	}
-	if len(usage.Releases) != 3 || usage.Releases[0].ID != second.ID || usage.Releases[1].ID != first.ID || usage.Releases[2].ID != twin.ID {
+	if len(usage.Releases) != 3 || usage.Releases[0].ID != second.ID || usage.Releases[1].ID != first.ID ||
+		usage.Releases[2].ID != twin.ID {
 		t.Fatalf("releases %+v", usage.Releases)
 	}
 	delta := second.Manifest.Layers[len(second.Manifest.Layers)-1]
-	own := allocated[store.LayerName(delta.ID)] + allocated[store.BlobName(second.Manifest.Contents.Digest)] + allocated[store.ReleaseName(second.ID)]
+	own := allocated[store.LayerName(delta.ID)] + allocated[store.BlobName(second.Manifest.Contents.Digest)] +
+		allocated[store.ReleaseName(second.ID)]
 	if got := usage.Releases[0]; got.Own != own || got.Full != full(second.Manifest) {
 		t.Errorf("the second release has %+v, and its own volumes %d", got, own)
 	}
@@ -55,7 +57,8 @@ func TestUsageCountsWhatIsSharedOnce(t *testing.T) {
 		t.Errorf("the first release shares all but its manifest with the twin, and has %+v", got)
 	}
 	if len(usage.Bases) != 2 || usage.Bases[0].Name != "os" || usage.Bases[0].Releases != 2 ||
-		usage.Bases[0].Stored != usage.Releases[1].Stored+own || usage.Bases[0].Full != full(first.Manifest)+full(second.Manifest) {
+		usage.Bases[0].Stored != usage.Releases[1].Stored+own ||
+		usage.Bases[0].Full != full(first.Manifest)+full(second.Manifest) {
 		t.Errorf("bases %+v", usage.Bases)
 	}
 	if len(usage.VMs) != 2 || usage.VMs[0] != (VMUsage{Name: "orphan"}) ||
@@ -116,9 +119,11 @@ func TestUsageOfAComponent(t *testing.T) {
 	layer := allocated[store.LayerName(made.Manifest.Layers[0].ID)]
 	want := ComponentUsage{
 		Name: "redis", Releases: 1, VMs: 2, Full: 2 * layer,
-		Stored: layer + allocated[store.BlobName(made.Manifest.Contents.Digest)] + allocated[store.ReleaseName(made.ID)],
+		Stored: layer + allocated[store.BlobName(made.Manifest.Contents.Digest)] +
+			allocated[store.ReleaseName(made.ID)],
 	}
-	if len(usage.Components) != 1 || usage.Components[0] != want || layer == 0 || len(usage.Bases) != 1 || len(usage.Releases) != 1 {
+	if len(usage.Components) != 1 || usage.Components[0] != want || layer == 0 || len(usage.Bases) != 1 ||
+		len(usage.Releases) != 1 {
 		t.Errorf("%+v, want the component %+v", usage, want)
 	}
 	full, err := p.fullSize(t.Context(), base.Manifest)

@@ -89,7 +89,8 @@ func (v *verification) read(volume, of string, size int64, verify func() error) 
 	return nil
 }
 
-func (p *Publisher) verifyRelease(ctx context.Context, v *verification, name string, position int, id tree.Digest) error {
+func (p *Publisher) verifyRelease(ctx context.Context, v *verification, name string,
+	position int, id tree.Digest) error {
 	of := fmt.Sprintf("%s %d", name, position)
 	var m *release.Manifest
 	err := v.read(store.ReleaseName(id), of, 0, func() error {
@@ -109,12 +110,14 @@ func (p *Publisher) verifyRelease(ctx context.Context, v *verification, name str
 	}
 	of = fmt.Sprintf("%s %d", name, m.Sequence)
 	for _, layer := range m.Layers {
-		if err := v.read(store.LayerName(layer.ID), of, layer.Size, func() error { return p.Store.VerifyLayer(ctx, layer) }); err != nil {
+		if err := v.read(store.LayerName(layer.ID), of, layer.Size,
+			func() error { return p.Store.VerifyLayer(ctx, layer) }); err != nil {
 			return err
 		}
 	}
 	for _, blob := range blobFiles(m) {
-		if err := v.read(store.BlobName(blob.Digest), of, blob.Size, func() error { return p.Store.VerifyBlob(ctx, blob) }); err != nil {
+		if err := v.read(store.BlobName(blob.Digest), of, blob.Size,
+			func() error { return p.Store.VerifyBlob(ctx, blob) }); err != nil {
 			return err
 		}
 	}

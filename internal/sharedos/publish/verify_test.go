@@ -47,7 +47,8 @@ func TestVerifyNamesWhatIsMissingOrDamagedAndWhoNeedsIt(t *testing.T) {
 		t.Errorf("damaged are %v, want %v", got, want)
 	}
 	must(t, os.Remove(s.Path(manifest)))
-	if found, err = p.Verify(t.Context(), "os"); err != nil || !slices.ContainsFunc(found.Damaged, func(d Damaged) bool { return d.Volume == manifest }) {
+	if found, err = p.Verify(t.Context(), "os"); err != nil ||
+		!slices.ContainsFunc(found.Damaged, func(d Damaged) bool { return d.Volume == manifest }) {
 		t.Errorf("without a manifest: %+v, %v", found, err)
 	}
 	if _, err := p.Verify(t.Context(), "other"); !errors.Is(err, store.ErrNotFound) {

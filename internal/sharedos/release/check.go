@@ -65,10 +65,12 @@ func (m *Manifest) checkIdentity() error {
 		return fmt.Errorf("sequence 0: sequences start at 1")
 	}
 	if m.Previous.IsZero() != (m.Sequence == 1) {
-		return fmt.Errorf("sequence %d with previous release %s: the first release, and only it, has none", m.Sequence, m.Previous)
+		return fmt.Errorf("sequence %d with previous release %s: the first release, and only it, has none", m.Sequence,
+			m.Previous)
 	}
 	if m.BuiltOn.IsZero() != (m.Kind == Base) {
-		return fmt.Errorf("%s built on %s: everything but a base, and only that, is built on a base release", m.Kind, m.BuiltOn)
+		return fmt.Errorf("%s built on %s: everything but a base, and only that, is built on a base release", m.Kind,
+			m.BuiltOn)
 	}
 	if m.Input != "" && !printable(m.Input) {
 		return fmt.Errorf("input %q is not text of at most %d bytes", m.Input, maxText)
@@ -99,7 +101,8 @@ func checkLayers(layers []Layer, most int, whole bool) error {
 		}
 		seen[layer.ID] = true
 		if full := i == 0 && whole; layer.Delta == full {
-			return fmt.Errorf("layer %d: the first layer of a base, and the layer of an offer, are full, and no others", i)
+			return fmt.Errorf("layer %d: the first layer of a base, and the layer of an offer, are full, and no others",
+				i)
 		}
 		if layer.DataSize <= 0 || layer.DataSize%BlockSize != 0 {
 			return fmt.Errorf("layer %d: data_size %d is not a positive multiple of %d", i, layer.DataSize, BlockSize)
@@ -162,7 +165,8 @@ func checkNeeds(kind Kind, needs []Need) error {
 		return fmt.Errorf("a %s has %d needs, and only a component has any, at most %d", kind, len(needs), maxNeeds)
 	}
 	for _, need := range needs {
-		if need.File == "" || (need.Program == "") == (len(need.Libraries) == 0) || len(need.Libraries) > maxNeeds || slices.Contains(need.Libraries, "") {
+		if need.File == "" || (need.Program == "") == (len(need.Libraries) == 0) || len(need.Libraries) > maxNeeds ||
+			slices.Contains(need.Libraries, "") {
 			return fmt.Errorf("file %q needs neither one program nor some libraries", need.File)
 		}
 	}
@@ -175,10 +179,12 @@ func checkPackages(packages []Package) error {
 	}
 	for i, p := range packages {
 		if !printable(p.Name) || !printable(p.Version) {
-			return fmt.Errorf("package %d: name %q and version %q are not texts of 1 to %d bytes", i, p.Name, p.Version, maxText)
+			return fmt.Errorf("package %d: name %q and version %q are not texts of 1 to %d bytes", i,
+				p.Name, p.Version, maxText)
 		}
 		if i > 0 && packages[i-1].Name >= p.Name {
-			return fmt.Errorf("package %q stands after %q: packages are sorted by name, each once", p.Name, packages[i-1].Name)
+			return fmt.Errorf("package %q stands after %q: packages are sorted by name, each once",
+				p.Name, packages[i-1].Name)
 		}
 	}
 	return nil

@@ -62,7 +62,8 @@ type ContentsWriter struct {
 // NewContentsWriter returns a writer that writes a contents list to w.
 func NewContentsWriter(w io.Writer) *ContentsWriter {
 	sum := sha256.New()
-	return &ContentsWriter{to: bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10), sum: sum, line: append([]byte(contentsHeader), '\n')}
+	return &ContentsWriter{to: bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10), sum: sum,
+		line: append([]byte(contentsHeader), '\n')}
 }
 
 // Add writes the next entry, without its modification time. The caller adds entries in the order of package tree, the
@@ -218,7 +219,8 @@ func (v *verified) Read(p []byte) (int, error) {
 	v.done += int64(n)
 	if errors.Is(err, io.EOF) {
 		if v.done < v.blob.Size {
-			return n, fmt.Errorf("%s ends after %d of %d bytes: %w: %w", v.blob.Digest, v.done, v.blob.Size, ErrContents, io.ErrUnexpectedEOF)
+			return n, fmt.Errorf("%s ends after %d of %d bytes: %w: %w", v.blob.Digest, v.done, v.blob.Size,
+				ErrContents, io.ErrUnexpectedEOF)
 		}
 		err = nil // the next call checks the digest
 	}

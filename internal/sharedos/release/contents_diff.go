@@ -16,7 +16,8 @@ import (
 //
 // Equal entries have equal lines, because lists have one form. So equal lines are not parsed.
 func DiffContents(old, new io.Reader, changed func(path string, old, new *tree.Entry) error) error {
-	from, to := &diffSide{which: "old", list: NewContentsReader(old)}, &diffSide{which: "new", list: NewContentsReader(new)}
+	from, to := &diffSide{which: "old", list: NewContentsReader(old)},
+		&diffSide{which: "new", list: NewContentsReader(new)}
 	if err := errors.Join(from.advance(), to.advance()); err != nil {
 		return err
 	}
@@ -67,7 +68,8 @@ func compareSides(from, to *diffSide) (order int, alike bool, err error) {
 		err = errors.Join(from.parse(), to.parse())
 	} else if err = to.parse(); err == nil {
 		// Most changes are of a file's content, and then the lines are equal up to the end of the path.
-		if behind := to.behind; behind > 0 && len(from.list.line) >= behind && bytes.Equal(from.list.line[:behind], to.list.line[:behind]) {
+		if behind := to.behind; behind > 0 && len(from.list.line) >= behind &&
+			bytes.Equal(from.list.line[:behind], to.list.line[:behind]) {
 			return 0, false, from.parseLike(&to.entry, behind)
 		}
 		err = from.parse()

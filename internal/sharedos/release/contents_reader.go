@@ -71,7 +71,8 @@ func (c *ContentsReader) advance() error {
 			return err
 		}
 		if version, ok := strings.CutPrefix(string(c.line), contentsName); ok && string(c.line) != contentsHeader {
-			return fmt.Errorf("it is of version %q, this program reads version %q; use the version of the program that wrote it: %w",
+			return fmt.Errorf(
+				"it is of version %q, this program reads version %q; use the version of the program that wrote it: %w",
 				version, strings.TrimPrefix(contentsHeader, contentsName), ErrSchema)
 		}
 		if string(c.line) != contentsHeader {
@@ -300,8 +301,10 @@ const aDigit = 0x10
 
 // hexValues has the values of lower-case hexadecimal digits; 0 for other bytes.
 var hexValues = [256]byte{
-	'0': aDigit, '1': aDigit | 1, '2': aDigit | 2, '3': aDigit | 3, '4': aDigit | 4, '5': aDigit | 5, '6': aDigit | 6, '7': aDigit | 7,
-	'8': aDigit | 8, '9': aDigit | 9, 'a': aDigit | 10, 'b': aDigit | 11, 'c': aDigit | 12, 'd': aDigit | 13, 'e': aDigit | 14, 'f': aDigit | 15,
+	'0': aDigit, '1': aDigit | 1, '2': aDigit | 2, '3': aDigit | 3, '4': aDigit | 4, '5': aDigit | 5,
+	'6': aDigit | 6, '7': aDigit | 7,
+	'8': aDigit | 8, '9': aDigit | 9, 'a': aDigit | 10, 'b': aDigit | 11, 'c': aDigit | 12, 'd': aDigit | 13,
+	'e': aDigit | 14, 'f': aDigit | 15,
 }
 
 func (f *fieldReader) text(limit int) string {

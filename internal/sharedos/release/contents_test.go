@@ -15,7 +15,8 @@ import (
 
 // drawEntries draws the entries of a small tree with unusual names and all kinds of attributes.
 func drawEntries(t *rapid.T, label string) []tree.Entry {
-	name := rapid.OneOf(rapid.SampledFrom([]string{"a", "b", "a-b", "-", "!", "a b", "%41", "a=b", "é", "\xff\xfe", "\n", "..."}),
+	name := rapid.OneOf(rapid.SampledFrom([]string{"a", "b", "a-b", "-", "!", "a b", "%41", "a=b", "é",
+		"\xff\xfe", "\n", "..."}),
 		rapid.Map(rapid.SliceOfN(rapid.ByteRange(1, 255), 1, 4), func(b []byte) string {
 			return strings.ReplaceAll(string(b), "/", "_") + "x"
 		}))
@@ -46,7 +47,8 @@ func drawEntries(t *rapid.T, label string) []tree.Entry {
 		}
 		if rapid.IntRange(0, 3).Draw(t, "attributes") == 0 {
 			e.Xattrs = rapid.MapOfN(rapid.SampledFrom([]string{"user.a", "user.=%", "security.capability"}),
-				rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 6), func(b []byte) string { return string(b) }), 1, 3).Draw(t, "xattrs")
+				rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 6), func(b []byte) string { return string(b) }), 1, 3).Draw(t,
+				"xattrs")
 		}
 		entries = append(entries, e)
 	}
@@ -125,21 +127,22 @@ func TestDiffContentsReportsExactlyTheDifferences(t *testing.T) {
 		newList, _ := contentsOf(t, new)
 		got := map[string]change{}
 		last := ""
-		err := DiffContents(bytes.NewReader(oldList), bytes.NewReader(newList), func(path string, old, new *tree.Entry) error {
-			if last != "" && tree.Compare(last, path) >= 0 {
-				t.Fatalf("%q came after %q", path, last)
-			}
-			last = path
-			var c change
-			if old != nil {
-				c.Old = *old
-			}
-			if new != nil {
-				c.New = *new
-			}
-			got[path] = c
-			return nil
-		})
+		err := DiffContents(bytes.NewReader(oldList), bytes.NewReader(newList),
+			func(path string, old, new *tree.Entry) error {
+				if last != "" && tree.Compare(last, path) >= 0 {
+					t.Fatalf("%q came after %q", path, last)
+				}
+				last = path
+				var c change
+				if old != nil {
+					c.Old = *old
+				}
+				if new != nil {
+					c.New = *new
+				}
+				got[path] = c
+				return nil
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +170,8 @@ func TestDiffContentsRefusesALineThatIsLikeAGoodOneUpToItsPath(t *testing.T) {
 			t.Fatalf("%s: nothing was changed", name)
 		}
 		for _, lists := range [][2]string{{string(good), bad}, {bad, string(good)}} {
-			err := DiffContents(strings.NewReader(lists[0]), strings.NewReader(lists[1]), func(string, *tree.Entry, *tree.Entry) error { return nil })
+			err := DiffContents(strings.NewReader(lists[0]), strings.NewReader(lists[1]),
+				func(string, *tree.Entry, *tree.Entry) error { return nil })
 			if !errors.Is(err, ErrContents) {
 				t.Errorf("%s: got error %v", name, err)
 			}
@@ -179,7 +183,8 @@ func TestDiffContentsEndsWithTheCallersError(t *testing.T) {
 	list, _ := contentsOf(t, []tree.Entry{{Path: ".", Type: tree.Directory, Mode: 0o755}})
 	other, _ := contentsOf(t, []tree.Entry{{Path: ".", Type: tree.Directory, Mode: 0o700}})
 	stop := errors.New("stop")
-	err := DiffContents(bytes.NewReader(list), bytes.NewReader(other), func(string, *tree.Entry, *tree.Entry) error { return stop })
+	err := DiffContents(bytes.NewReader(list), bytes.NewReader(other),
+		func(string, *tree.Entry, *tree.Entry) error { return stop })
 	if !errors.Is(err, stop) {
 		t.Errorf("got %v", err)
 	}
@@ -293,7 +298,8 @@ func readAll(list []byte) ([]tree.Entry, error) {
 
 func TestAContentsListOfAnotherVersionSaysWhatToDo(t *testing.T) {
 	_, err := readAll([]byte("sharedos-contents 2\n" + rootLine + "end 1\n"))
-	if !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), `version "2"`) || !strings.Contains(err.Error(), "use the version of the program that wrote it") {
+	if !errors.Is(err, ErrSchema) || !strings.Contains(err.Error(), `version "2"`) ||
+		!strings.Contains(err.Error(), "use the version of the program that wrote it") {
 		t.Errorf("got %v, want ErrSchema with both versions and what to do", err)
 	}
 }

@@ -31,9 +31,11 @@ func (p *piecewise) Read(b []byte) (int, error) {
 func TestLongListsDifferWhereTheyDo(t *testing.T) {
 	for seed := range uint64(20) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		old := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755}, {Path: "e", Type: tree.Directory, Mode: 0o755}}
+		old := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755},
+			{Path: "e", Type: tree.Directory, Mode: 0o755}}
 		for i := range 4000 {
-			e := tree.Entry{Path: fmt.Sprintf("e/%05d", i), Type: tree.Regular, Mode: 0o644, Size: 8, Digest: digestOf(fmt.Sprint(i))}
+			e := tree.Entry{Path: fmt.Sprintf("e/%05d", i), Type: tree.Regular, Mode: 0o644, Size: 8,
+				Digest: digestOf(fmt.Sprint(i))}
 			switch random.IntN(40) {
 			case 0:
 				e.Path += strings.Repeat("x", 200)
@@ -65,18 +67,19 @@ func TestLongListsDifferWhereTheyDo(t *testing.T) {
 		}
 		oldList, newList := listOf(t, old), listOf(t, new)
 		var got []string
-		err := DiffContents(&piecewise{oldList, random}, &piecewise{newList, random}, func(path string, old, new *tree.Entry) error {
-			switch {
-			case old == nil:
-				path = "added " + path
-			case new == nil:
-				path = "removed " + path
-			default:
-				path = "changed " + path
-			}
-			got = append(got, path)
-			return nil
-		})
+		err := DiffContents(&piecewise{oldList, random}, &piecewise{newList, random},
+			func(path string, old, new *tree.Entry) error {
+				switch {
+				case old == nil:
+					path = "added " + path
+				case new == nil:
+					path = "removed " + path
+				default:
+					path = "changed " + path
+				}
+				got = append(got, path)
+				return nil
+			})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,13 +88,15 @@ func TestLongListsDifferWhereTheyDo(t *testing.T) {
 			t.Fatalf("seed %d: %d differ, want %d", seed, len(got), len(want))
 		}
 		for _, cut := range []int{len(newList) - 3, len(newList) / 2, 70_000} {
-			err := DiffContents(bytes.NewReader(newList), &piecewise{newList[:cut], random}, func(string, *tree.Entry, *tree.Entry) error { return nil })
+			err := DiffContents(bytes.NewReader(newList), &piecewise{newList[:cut], random},
+				func(string, *tree.Entry, *tree.Entry) error { return nil })
 			if err == nil {
 				t.Fatalf("seed %d: a list that ends after %d bytes of %d was taken", seed, cut, len(newList))
 			}
 		}
 		more := append(slices.Clone(newList), "e\n"...)
-		if err := DiffContents(bytes.NewReader(more), bytes.NewReader(more), func(string, *tree.Entry, *tree.Entry) error { return nil }); err == nil {
+		if err := DiffContents(bytes.NewReader(more), bytes.NewReader(more),
+			func(string, *tree.Entry, *tree.Entry) error { return nil }); err == nil {
 			t.Fatalf("seed %d: two lists that go on behind their ends were taken", seed)
 		}
 	}

@@ -76,7 +76,8 @@ func encode(m document) ([]byte, error) {
 	}
 	encoded = append(encoded, '\n')
 	if len(encoded) > MaxManifest {
-		return nil, fmt.Errorf("encode manifest of %s: %d bytes, more than %d: %w", m.title(), len(encoded), MaxManifest, ErrManifest)
+		return nil, fmt.Errorf("encode manifest of %s: %d bytes, more than %d: %w", m.title(), len(encoded),
+			MaxManifest, ErrManifest)
 	}
 	return encoded, nil
 }
@@ -121,7 +122,8 @@ func decodeManifest[T any, M documentOf[T]](encoded []byte) (*T, error) {
 		return nil, fmt.Errorf("decode manifest: %s: %w: %w", field, ErrManifest, err)
 	}
 	if schema != known {
-		return nil, fmt.Errorf("decode manifest: it has schema %d, this program reads schema %d; use the version that wrote it: %w",
+		return nil, fmt.Errorf(
+			"decode manifest: it has schema %d, this program reads schema %d; use the version that wrote it: %w",
 			schema, known, ErrSchema)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(encoded))

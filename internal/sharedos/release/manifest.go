@@ -28,8 +28,8 @@ const (
 	// StandIn is the stand-in layer of one release of a component, on the same release of a base. Its name identifies
 	// that release.
 	StandIn Kind = "standin"
-	// Offer has the stack manifests and contents lists of stacks that a VM may attach by itself. Its only layer is a full
-	// layer with a tree of its own, which no stack has. Its name identifies the stacks.
+	// Offer has the stack manifests and contents lists of stacks that a VM may attach by itself. Its only
+	// layer is a full layer with a tree of its own, which no stack has. Its name identifies the stacks.
 	Offer Kind = "offer"
 )
 
@@ -71,7 +71,8 @@ type Manifest struct {
 	// Users and Groups map account names to uids and gids.
 	Users  map[string]uint32 `json:"users"`
 	Groups map[string]uint32 `json:"groups"`
-	// Needs is what files of a component need and neither it nor its base has: another component of the stack has to have it.
+	// Needs is what files of a component need and neither it nor its base has: another component of
+	// the stack has to have it.
 	Needs []Need `json:"needs,omitempty"`
 	// Input identifies the source of the release: the kind of source and a digest, such as "archive:sha256:<64 hex>".
 	// Equal inputs yield equal releases, but different inputs can do so, too.

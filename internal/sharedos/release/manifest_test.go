@@ -116,7 +116,11 @@ func TestEncodeRefusesAManifestThatBreaksARule(t *testing.T) {
 		"base with needs":                 func(m *Manifest) { m.Needs = []Need{{File: "a", Program: "/bin/sh"}} },
 		"need of nothing":                 func(m *Manifest) { toComponent(m); m.Needs = []Need{{File: "a"}} },
 		"need of no file":                 func(m *Manifest) { toComponent(m); m.Needs = []Need{{Program: "/bin/sh"}} },
-		"need of a nameless library":      func(m *Manifest) { toComponent(m); m.Needs = []Need{{File: "a", Libraries: []string{""}}} },
+		"need of a nameless library": func(m *Manifest) {
+			toComponent(
+				m)
+			m.Needs = []Need{{File: "a", Libraries: []string{""}}}
+		},
 		"need of both": func(m *Manifest) {
 			toComponent(m)
 			m.Needs = []Need{{File: "a", Program: "b", Libraries: []string{"c"}}}
@@ -164,10 +168,15 @@ func TestReleasesThatAreMadeOfOthers(t *testing.T) {
 		change func(*Manifest)
 		valid  bool
 	}{
-		"a joining layer":               {func(m *Manifest) { toComponent(m); m.Kind = Joining }, true},
-		"a stand-in layer":              {func(m *Manifest) { toComponent(m); m.Kind = StandIn }, true},
-		"a full stand-in layer":         {func(m *Manifest) { toComponent(m); m.Kind, m.Layers = StandIn, layers[:1] }, false},
-		"a stand-in layer on no base":   {func(m *Manifest) { toComponent(m); m.Kind, m.BuiltOn = StandIn, tree.Digest{} }, false},
+		"a joining layer":  {func(m *Manifest) { toComponent(m); m.Kind = Joining }, true},
+		"a stand-in layer": {func(m *Manifest) { toComponent(m); m.Kind = StandIn }, true},
+		"a full stand-in layer": {func(m *Manifest) { toComponent(m); m.Kind, m.Layers = StandIn, layers[:1] },
+			false},
+		"a stand-in layer on no base": {func(m *Manifest) {
+			toComponent(
+				m)
+			m.Kind, m.BuiltOn = StandIn, tree.Digest{}
+		}, false},
 		"an offer":                      {toOffer, true},
 		"an offer that is a delta":      {func(m *Manifest) { toOffer(m); m.Layers = layers[1:] }, false},
 		"an offer of two layers":        {func(m *Manifest) { toOffer(m); m.Layers = layers }, false},
@@ -247,7 +256,8 @@ func TestDecodeReadsTheCanonicalFormOnly(t *testing.T) {
 		"more after the end":     {text + "{}\n", ErrManifest},
 		"cut off":                {text[:len(text)/2], ErrManifest},
 		"too long":               {text + strings.Repeat(" ", MaxManifest), ErrManifest},
-		"packages null":          {strings.Replace(text, `"users":{"root":0,"www-data":33}`, `"users":null`, 1), ErrManifest},
+		"packages null": {strings.Replace(text, `"users":{"root":0,"www-data":33}`, `"users":null`, 1),
+			ErrManifest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := Decode([]byte(test.text)); !errors.Is(err, test.want) {

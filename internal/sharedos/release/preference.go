@@ -20,8 +20,8 @@ const (
 	// MaxPreferences is how many preferences a stack may have.
 	MaxPreferences    = 100
 	maxPreferencePath = 4096
-	// maxPreferences bounds the paths of all preferences in bytes: a VM gets them with its boot configuration, in an SMBIOS
-	// table of at most 64 KiB.
+	// maxPreferences bounds the paths of all preferences in bytes: a VM gets them with its boot
+	// configuration, in an SMBIOS table of at most 64 KiB.
 	maxPreferences = 16 << 10
 )
 
@@ -43,11 +43,13 @@ func CheckPreferences(preferences []Preference) error {
 			return fmt.Errorf("preferences with more than %d bytes of paths: prefer directories", maxPreferences)
 		}
 		if !ValidPreferencePath(one.Path) || !ValidName(one.Component) {
-			return fmt.Errorf("preference of component %q at %q: it has an absolute path without \".\" and \"..\", and a component's name",
+			return fmt.Errorf(
+				"preference of component %q at %q: it has an absolute path without \".\" and \"..\", and a component's name",
 				one.Component, one.Path)
 		}
 		if i > 0 && preferences[i-1].Path >= one.Path {
-			return fmt.Errorf("preferences at %q and %q are not sorted by path, or one is there twice", preferences[i-1].Path, one.Path)
+			return fmt.Errorf("preferences at %q and %q are not sorted by path, or one is there twice",
+				preferences[i-1].Path, one.Path)
 		}
 	}
 	return nil

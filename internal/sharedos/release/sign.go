@@ -54,7 +54,8 @@ func Open(signed []byte, trusted []ed25519.PublicKey) (*Manifest, tree.Digest, e
 
 func open[T any, M documentOf[T]](signed []byte, trusted []ed25519.PublicKey) (*T, tree.Digest, error) {
 	if len(signed) > MaxSigned {
-		return nil, tree.Digest{}, fmt.Errorf("open signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
+		return nil, tree.Digest{},
+			fmt.Errorf("open signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
 	}
 	text, err := signedText(signed, trusted)
 	if err != nil {
@@ -99,7 +100,8 @@ func signedText(signed []byte, trusted []ed25519.PublicKey) (string, error) {
 // and never booted.
 func OpenUnsigned(signed []byte) (*Manifest, tree.Digest, error) {
 	if len(signed) > MaxSigned {
-		return nil, tree.Digest{}, fmt.Errorf("read signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
+		return nil, tree.Digest{},
+			fmt.Errorf("read signed manifest: %d bytes, more than %d: %w", len(signed), MaxSigned, ErrManifest)
 	}
 	// A blank line ends the text of a note. The canonical form is one line, so it contains no blank line.
 	end := bytes.Index(signed, []byte("\n\n"))

@@ -55,7 +55,8 @@ func (s Stack) Same(other Stack) bool {
 
 // SameReleases reports whether two records are of the same releases, with the same preferences among them.
 func (s Stack) SameReleases(other Stack) bool {
-	return s.Base == other.Base && slices.Equal(s.Components, other.Components) && slices.Equal(s.Offered, other.Offered) &&
+	return s.Base == other.Base && slices.Equal(s.Components, other.Components) &&
+		slices.Equal(s.Offered, other.Offered) &&
 		slices.Equal(s.Prefer, other.Prefer)
 }
 

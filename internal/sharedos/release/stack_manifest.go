@@ -49,7 +49,8 @@ type StackManifest struct {
 
 // Record returns the short record of the stack, which has this id.
 func (m *StackManifest) Record(id tree.Digest) Stack {
-	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, BaseLayers: m.BaseLayers, Kernel: m.Kernel.Release, Prefer: m.Prefer}
+	record := Stack{ID: id, Base: m.Base.ID, Layers: m.Layers, BaseLayers: m.BaseLayers,
+		Kernel: m.Kernel.Release, Prefer: m.Prefer}
 	for _, component := range m.Components {
 		record.Components = append(record.Components, component.ID)
 	}
@@ -139,7 +140,8 @@ func (m *StackManifest) checkMembers() error {
 
 func (m Member) check(kind string) error {
 	if m.ID.IsZero() || m.Sequence == 0 || !ValidName(m.Name) {
-		return fmt.Errorf("%s %q, release %d with id %s: a release has a name, a sequence from 1 and an id", kind, m.Name, m.Sequence, m.ID)
+		return fmt.Errorf("%s %q, release %d with id %s: a release has a name, a sequence from 1 and an id", kind,
+			m.Name, m.Sequence, m.ID)
 	}
 	return nil
 }

@@ -20,7 +20,8 @@ func exampleStack() *StackManifest {
 	return &StackManifest{
 		Schema: StackSchema, Base: Member{ID: digestOf("base"), Name: base.Name, Sequence: base.Sequence},
 		Components:   []Member{{ID: digestOf("component"), Name: "nginx", Sequence: 1}},
-		Architecture: base.Architecture, OS: base.OS, Layers: base.Layers, Contents: base.Contents, Kernel: *base.Kernel,
+		Architecture: base.Architecture, OS: base.OS, Layers: base.Layers,
+		Contents: base.Contents, Kernel: *base.Kernel,
 		Packages: base.Packages, Users: base.Users, Groups: base.Groups,
 	}
 }
@@ -44,7 +45,8 @@ func TestASignedStackReadsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, note := range map[string][]byte{
-		"signed by another": other, "changed": bytes.Replace(signed, []byte("nginx"), []byte("Nginx"), 1), "nothing": nil,
+		"signed by another": other,
+		"changed":           bytes.Replace(signed, []byte("nginx"), []byte("Nginx"), 1), "nothing": nil,
 	} {
 		if _, _, err := OpenStack(note, public); !errors.Is(err, ErrSignature) {
 			t.Errorf("%s: %v, want ErrSignature", name, err)
@@ -76,19 +78,31 @@ func TestAStackIsNoReleaseAndAReleaseNoStack(t *testing.T) {
 
 func TestEncodeRefusesAStackThatBreaksARule(t *testing.T) {
 	for name, spoil := range map[string]func(*StackManifest){
-		"base without an id":             func(m *StackManifest) { m.Base.ID = tree.Digest{} },
-		"base without a sequence":        func(m *StackManifest) { m.Base.Sequence = 0 },
-		"base with a slash in its name":  func(m *StackManifest) { m.Base.Name = "a/b" },
-		"component without a name":       func(m *StackManifest) { m.Components[0].Name = "" },
-		"one component twice":            func(m *StackManifest) { m.Components = append(m.Components, m.Components[0]) },
-		"two releases of one component":  func(m *StackManifest) { m.Components = append(m.Components, Member{digestOf("2"), "nginx", 2}) },
-		"the base among its components":  func(m *StackManifest) { m.Components[0].ID = m.Base.ID },
-		"more components than a VM has":  func(m *StackManifest) { m.Components = manyMembers(MaxComponents + 1) },
-		"more on demand than a VM has":   func(m *StackManifest) { m.Offered = manyMembers(MaxOnDemand + 1) },
-		"on demand twice":                func(m *StackManifest) { m.Offered = append(manyMembers(1), manyMembers(1)...) },
-		"attached and on demand":         func(m *StackManifest) { m.Offered = m.Components },
-		"attached in another release":    func(m *StackManifest) { m.Offered = []Member{{digestOf("2"), "nginx", 2}} },
-		"on demand without a name":       func(m *StackManifest) { m.Offered = []Member{{ID: digestOf("2"), Sequence: 1}} },
+		"base without an id":            func(m *StackManifest) { m.Base.ID = tree.Digest{} },
+		"base without a sequence":       func(m *StackManifest) { m.Base.Sequence = 0 },
+		"base with a slash in its name": func(m *StackManifest) { m.Base.Name = "a/b" },
+		"component without a name":      func(m *StackManifest) { m.Components[0].Name = "" },
+		"one component twice": func(m *StackManifest) {
+			m.Components = append(
+				m.Components, m.Components[0])
+		},
+		"two releases of one component": func(m *StackManifest) {
+			m.Components = append(
+				m.Components, Member{digestOf("2"), "nginx", 2})
+		},
+		"the base among its components": func(m *StackManifest) { m.Components[0].ID = m.Base.ID },
+		"more components than a VM has": func(m *StackManifest) { m.Components = manyMembers(MaxComponents + 1) },
+		"more on demand than a VM has":  func(m *StackManifest) { m.Offered = manyMembers(MaxOnDemand + 1) },
+		"on demand twice": func(m *StackManifest) {
+			m.Offered = append(
+				manyMembers(1), manyMembers(1)...)
+		},
+		"attached and on demand":      func(m *StackManifest) { m.Offered = m.Components },
+		"attached in another release": func(m *StackManifest) { m.Offered = []Member{{digestOf("2"), "nginx", 2}} },
+		"on demand without a name": func(m *StackManifest) {
+			m.Offered = []Member{{ID: digestOf(
+				"2"), Sequence: 1}}
+		},
 		"the base on demand":             func(m *StackManifest) { m.Offered = []Member{{m.Base.ID, "x", 1}} },
 		"no layer":                       func(m *StackManifest) { m.Layers = nil },
 		"more layers than a VM can have": func(m *StackManifest) { m.Layers = manyLayers(MaxStackLayers + 1) },
@@ -113,12 +127,14 @@ func TestEncodeRefusesAStackThatBreaksARule(t *testing.T) {
 	if encoded, err := m.Encode(); err != nil || bytes.Contains(encoded, []byte("offered")) {
 		t.Errorf("a stack as large as it may be: %s, %v", encoded, err)
 	}
-	m.Components, m.Offered = manyMembers(MaxComponents + MaxOnDemand)[:MaxComponents], manyMembers(MaxComponents + MaxOnDemand)[MaxComponents:]
+	m.Components, m.Offered = manyMembers(MaxComponents + MaxOnDemand)[:MaxComponents],
+		manyMembers(MaxComponents + MaxOnDemand)[MaxComponents:]
 	encoded, err := m.Encode()
 	if err != nil {
 		t.Fatalf("with components on demand: %v", err)
 	}
-	if read, err := DecodeStack(encoded); err != nil || !slices.Equal(read.Offered, m.Offered) || len(read.Record(digestOf("id")).Offered) != MaxOnDemand {
+	if read, err := DecodeStack(encoded); err != nil || !slices.Equal(read.Offered, m.Offered) ||
+		len(read.Record(digestOf("id")).Offered) != MaxOnDemand {
 		t.Errorf("with components on demand it is read as %+v, %v", read, err)
 	}
 }
@@ -141,11 +157,14 @@ func TestDecodeReadsTheCanonicalFormOfAStackOnly(t *testing.T) {
 		text string
 		want error
 	}{
-		"no schema":               {"{}\n", ErrManifest},
-		"null":                    {"null\n", ErrManifest},
-		"a later schema":          {strings.Replace(text, `"stack_schema":1`, `"stack_schema":2,"news":true`, 1), ErrSchema},
-		"an unknown field":        {strings.Replace(text, `"stack_schema":1`, `"stack_schema":1,"news":true`, 1), ErrManifest},
-		"a field twice":           {strings.Replace(text, `"stack_schema":1`, `"stack_schema":1,"stack_schema":1`, 1), ErrManifest},
+		"no schema": {"{}\n", ErrManifest},
+		"null":      {"null\n", ErrManifest},
+		"a later schema": {strings.Replace(text, `"stack_schema":1`, `"stack_schema":2,"news":true`, 1),
+			ErrSchema},
+		"an unknown field": {strings.Replace(text, `"stack_schema":1`, `"stack_schema":1,"news":true`, 1),
+			ErrManifest},
+		"a field twice": {strings.Replace(text, `"stack_schema":1`, `"stack_schema":1,"stack_schema":1`, 1),
+			ErrManifest},
 		"the schema of a release": {strings.Replace(text, `"stack_schema":1`, `"schema":1,"stack_schema":1`, 1), ErrManifest},
 		"components null":         {strings.Replace(text, `"components":[`, `"components":null,"x":[`, 1), ErrManifest},
 		"another letter case":     {strings.Replace(text, `"os"`, `"OS"`, 1), ErrManifest},
@@ -197,15 +216,18 @@ func TestWhenTwoRecordsAreOfOneStack(t *testing.T) {
 		other Stack
 		same  bool
 	}{
-		"itself":                            {whole, true},
-		"its id without its layers":         {whole.WithoutLayers(), true},
-		"its releases under another id":     {change(func(s *Stack) { s.ID = digestOf("joined otherwise") }), false},
-		"a record without an id":            {last, true},
-		"without an id, another base":       {change(func(s *Stack) { s.ID, s.Base = tree.Digest{}, digestOf("other") }), false},
+		"itself":                        {whole, true},
+		"its id without its layers":     {whole.WithoutLayers(), true},
+		"its releases under another id": {change(func(s *Stack) { s.ID = digestOf("joined otherwise") }), false},
+		"a record without an id":        {last, true},
+		"without an id, another base": {change(
+			func(s *Stack) { s.ID, s.Base = tree.Digest{}, digestOf("other") }), false},
 		"without an id, without components": {change(func(s *Stack) { s.ID, s.Components = tree.Digest{}, nil }), false},
-		"without an id, another component":  {change(func(s *Stack) { s.ID, s.Components[0] = tree.Digest{}, digestOf("other") }), false},
-		"without an id, other layers":       {change(func(s *Stack) { s.ID, s.Layers = tree.Digest{}, s.Layers[:1] }), false},
-		"without id and layers":             {last.WithoutLayers(), true},
+		"without an id, another component": {change(
+			func(s *Stack) { s.ID, s.Components[0] = tree.Digest{}, digestOf("other") }), false},
+		"without an id, other layers": {change(func(s *Stack) { s.ID, s.Layers = tree.Digest{}, s.Layers[:1] }),
+			false},
+		"without id and layers": {last.WithoutLayers(), true},
 	} {
 		if whole.Same(test.other) != test.same || test.other.Same(whole) != test.same {
 			t.Errorf("%s: %v and %v, want %v", name, whole.Same(test.other), test.other.Same(whole), test.same)
@@ -220,7 +242,8 @@ func TestAStackIsKnownByTheKeysOfBothVersions(t *testing.T) {
 	whole := exampleStack().Record(digestOf("stack"))
 	last := whole
 	last.ID = tree.Digest{}
-	if !whole.HasKey(whole.Key()) || !whole.HasKey(last.Key()) || whole.Key() == last.Key() || whole.Key() != digestOf("stack").Hex() {
+	if !whole.HasKey(whole.Key()) || !whole.HasKey(last.Key()) || whole.Key() == last.Key() ||
+		whole.Key() != digestOf("stack").Hex() {
 		t.Errorf("keys %s and %s", whole.Key(), last.Key())
 	}
 	turned := last

@@ -38,7 +38,8 @@ type Takeover struct {
 }
 
 func (t Takeover) encode() string {
-	return fmt.Sprintf("%s\nguest %s\nfrom %s\nto %s\nsize %d\n", takeoverForm, base64.StdEncoding.EncodeToString(t.Guest), t.From, t.To, t.Size)
+	return fmt.Sprintf("%s\nguest %s\nfrom %s\nto %s\nsize %d\n", takeoverForm,
+		base64.StdEncoding.EncodeToString(t.Guest), t.From, t.To, t.Size)
 }
 
 func decodeTakeover(text string) (Takeover, error) {
@@ -64,7 +65,8 @@ func decodeTakeover(text string) (Takeover, error) {
 	}
 	t = Takeover{Guest: key, From: from, To: to, Size: size}
 	if len(key) != ed25519.PublicKeySize || size < 1 || size > MaxAgent || t.encode() != text {
-		return Takeover{}, fmt.Errorf("%w: not in canonical form, or an agent of more than %d bytes", ErrTakeover, MaxAgent)
+		return Takeover{}, fmt.Errorf("%w: not in canonical form, or an agent of more than %d bytes", ErrTakeover,
+			MaxAgent)
 	}
 	return t, nil
 }
@@ -89,7 +91,8 @@ func SignTakeover(t Takeover, key ed25519.PrivateKey) ([]byte, error) {
 // ErrSignature or ErrTakeover.
 func OpenTakeover(signed []byte, trusted []ed25519.PublicKey) (Takeover, error) {
 	if len(signed) > maxTakeover {
-		return Takeover{}, fmt.Errorf("open takeover: %w: %d bytes, more than %d", ErrTakeover, len(signed), maxTakeover)
+		return Takeover{}, fmt.Errorf("open takeover: %w: %d bytes, more than %d", ErrTakeover,
+			len(signed), maxTakeover)
 	}
 	text, err := signedText(signed, trusted)
 	if err != nil {

@@ -61,7 +61,8 @@ func TestNoManifestIsATakeoverAndNoTakeoverAManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{`{"schema":1}` + "\n", takeoverForm + "\n", strings.Replace(decode(t, takeover), "from ", "from  ", 1)} {
+	for _, text := range []string{`{"schema":1}` + "\n", takeoverForm + "\n",
+		strings.Replace(decode(t, takeover), "from ", "from  ", 1)} {
 		signed, err := note.Sign(&note.Note{Text: text}, s)
 		if err != nil {
 			t.Fatal(err)

@@ -23,8 +23,8 @@ var update = flag.Bool("update", false, "write examples/report/report.png")
 // browserProgram is in the Debian package of the same name, which testbed/install.sh installs.
 const browserProgram = "chromium-headless-shell"
 
-// browser is a page in a headless browser, which is driven by the Chrome DevTools Protocol over a pair of pipes: JSON messages
-// that end with a zero byte.
+// browser is a page in a headless browser, which is driven by the Chrome DevTools Protocol over a
+// pair of pipes: JSON messages that end with a zero byte.
 type browser struct {
 	to      *os.File
 	from    *bufio.Reader
@@ -47,7 +47,8 @@ func open(t *testing.T, page string) *browser {
 	must(t, err)
 	from, answers, err := os.Pipe()
 	must(t, err)
-	command := exec.CommandContext(ctx, program, "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir(), "about:blank")
+	command := exec.CommandContext(ctx, program, "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+		"--user-data-dir="+t.TempDir(), "about:blank")
 	command.ExtraFiles = []*os.File{commands, answers} // 3 and 4, as the browser expects
 	must(t, command.Start())
 	must(t, errors.Join(commands.Close(), answers.Close()))
@@ -162,7 +163,8 @@ func (b *browser) texts(t *testing.T, expression string) []string {
 
 func (b *browser) size(t *testing.T, width int) {
 	t.Helper()
-	b.call(t, "Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
+	b.call(t, "Emulation.setDeviceMetricsOverride",
+		map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 }
 
 // media pretends a kind of output and a colour scheme.
@@ -201,12 +203,15 @@ func TestInABrowserThePageFitsAndIsReadable(t *testing.T) {
 	for _, width := range []int{360, 768, 1280} {
 		b.size(t, width)
 		if b.evaluate(t, "document.documentElement.scrollWidth <= innerWidth") != true {
-			t.Errorf("at a width of %d, the page has to be scrolled sideways: it is %v wide", width, b.evaluate(t, "document.documentElement.scrollWidth"))
+			t.Errorf("at a width of %d, the page has to be scrolled sideways: it is %v wide", width,
+				b.evaluate(t, "document.documentElement.scrollWidth"))
 		}
-		if cut := b.texts(t, `[...document.querySelectorAll(".columns span")].filter((s) => s.scrollWidth > s.clientWidth + 1 || s.scrollHeight > s.clientHeight + 1).map((s) => s.textContent)`); len(cut) > 0 {
+		if cut := b.texts(t,
+			`[...document.querySelectorAll(".columns span")].filter((s) => s.scrollWidth > s.clientWidth + 1 || s.scrollHeight > s.clientHeight + 1).map((s) => s.textContent)`); len(cut) > 0 {
 			t.Errorf("at a width of %d, names in the picture are cut: %q", width, cut)
 		}
-		if bars := b.texts(t, `[...document.querySelectorAll(".bars .on")].filter((bar) => bar.offsetWidth < 20 || bar.offsetHeight < 10).map((bar) => bar.className)`); len(bars) > 0 {
+		if bars := b.texts(t,
+			`[...document.querySelectorAll(".bars .on")].filter((bar) => bar.offsetWidth < 20 || bar.offsetHeight < 10).map((bar) => bar.className)`); len(bars) > 0 {
 			t.Errorf("at a width of %d, bars are too small: %q", width, bars)
 		}
 	}
@@ -247,8 +252,10 @@ func TestInABrowserTablesSortAndFilter(t *testing.T) {
 	if got := b.evaluate(t, `document.querySelector('#layers th[aria-sort="descending"]').textContent`); got != "Size" {
 		t.Errorf("a screen reader is told that %v is sorted", got)
 	}
-	b.evaluate(t, `{ const input = document.querySelector("#vms input"); input.value = "web .101"; input.dispatchEvent(new Event("input")); }`)
-	if got := b.texts(t, `[...document.querySelectorAll("#vms tbody tr")].filter((row) => row.offsetHeight > 0).map((row) => row.cells[0].textContent)`); !slices.Equal(got, []string{"web-a", "web-b"}) {
+	b.evaluate(
+		t, `{ const input = document.querySelector("#vms input"); input.value = "web .101"; input.dispatchEvent(new Event("input")); }`)
+	if got := b.texts(t,
+		`[...document.querySelectorAll("#vms tbody tr")].filter((row) => row.offsetHeight > 0).map((row) => row.cells[0].textContent)`); !slices.Equal(got, []string{"web-a", "web-b"}) {
 		t.Errorf("filtered: %q", got)
 	}
 	if got := b.evaluate(t, `document.querySelector("#vms [role=status]").textContent`); got != "2 of 6" {
@@ -276,7 +283,9 @@ func TestInABrowserThePictureOfTheReadme(t *testing.T) {
 		Data string `json:"data"`
 	}
 	b.call(t, "Page.captureScreenshot", map[string]any{
-		"clip": map[string]any{"x": 0, "y": 0, "width": 960, "height": b.evaluate(t, `document.querySelector("#troubles").offsetTop`), "scale": 1}, "captureBeyondViewport": true,
+		"clip": map[string]any{"x": 0, "y": 0, "width": 960,
+			"height": b.evaluate(t, `document.querySelector("#troubles").offsetTop`), "scale": 1},
+		"captureBeyondViewport": true,
 	}, &shot)
 	png, err := base64.StdEncoding.DecodeString(shot.Data)
 	must(t, err)

@@ -50,9 +50,9 @@ func (s Sources) step(format string, args ...any) {
 // asked is how many VMs are asked at the same time. A silent one takes up to 25 seconds.
 const asked = 16
 
-// Gather reads the pool and its VMs. An error means that there is nothing to report: libvirt or the pool cannot be read; it matches
-// store.ErrNoPool if there is no pool. Everything else that cannot be read is in Report.Incomplete. When ctx ends while VMs are
-// asked, those that were not asked yet are described by their definitions.
+// Gather reads the pool and its VMs. An error means that there is nothing to report: libvirt or the pool cannot be
+// read; it matches store.ErrNoPool if there is no pool. Everything else that cannot be read is in Report.Incomplete.
+// When ctx ends while VMs are asked, those that were not asked yet are described by their definitions.
 func Gather(ctx context.Context, from Sources) (*Report, error) {
 	r := &Report{
 		Format: Format, Made: time.Now().UTC().Truncate(time.Second), Pool: from.Pool,
@@ -146,14 +146,16 @@ type pool struct {
 	delta map[tree.Digest]bool
 }
 
-// addReleases reads the manifests of all releases that the pool lists. Their signatures are not checked: nothing is run.
+// addReleases reads the manifests of all releases that the pool lists. Their signatures are not
+// checked: nothing is run.
 func (r *Report) addReleases(ctx context.Context, from Sources) (*pool, error) {
 	histories, err := from.Store.Histories(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the histories in storage pool %q: %w", from.Pool, err)
 	}
 	known := &pool{
-		releases: map[tree.Digest]*Release{}, newest: map[store.Named]Ref{}, users: map[tree.Digest][]*Release{}, delta: map[tree.Digest]bool{},
+		releases: map[tree.Digest]*Release{}, newest: map[store.Named]Ref{}, users: map[tree.Digest][]*Release{},
+		delta: map[tree.Digest]bool{},
 	}
 	for named, history := range histories {
 		for i, listed := range history.Releases {
@@ -163,7 +165,8 @@ func (r *Report) addReleases(ctx context.Context, from Sources) (*pool, error) {
 				continue
 			}
 			one := Release{
-				Ref:    Ref{Kind: string(named.Kind), Name: text(named.Name), Sequence: manifest.Sequence, Release: listed.ID.String()},
+				Ref: Ref{Kind: string(named.Kind), Name: text(named.Name), Sequence: manifest.Sequence,
+					Release: listed.ID.String()},
 				Newest: i == 0, Published: listed.Published, OS: text(manifest.OS), Layers: []string{}, VMs: []string{},
 			}
 			if manifest.Kernel != nil {
@@ -201,7 +204,8 @@ func (r *Report) addReleases(ctx context.Context, from Sources) (*pool, error) {
 	}
 	for layer, users := range known.users { // a base brought a layer that its components have, too
 		slices.SortStableFunc(users, func(a, b *Release) int {
-			return cmp.Or(cmp.Compare(slices.Index(kinds, release.Kind(a.Kind)), slices.Index(kinds, release.Kind(b.Kind))),
+			return cmp.Or(cmp.Compare(slices.Index(kinds, release.Kind(a.Kind)),
+				slices.Index(kinds, release.Kind(b.Kind))),
 				cmp.Compare(a.Name, b.Name), cmp.Compare(a.Sequence, b.Sequence))
 		})
 		known.users[layer] = users
@@ -237,7 +241,8 @@ func (p *pool) layers(volumes []store.Volume, domains []hypervisor.Domain, vms [
 	all := map[tree.Digest]*Layer{}
 	add := func(id tree.Digest) *Layer {
 		if all[id] == nil {
-			all[id] = &Layer{ID: id.String(), Kind: "unknown", Releases: len(p.users[id]), VMs: []string{}, HeldBy: []Hold{}}
+			all[id] = &Layer{ID: id.String(), Kind: "unknown", Releases: len(p.users[id]),
+				VMs: []string{}, HeldBy: []Hold{}}
 			if users := p.users[id]; len(users) > 0 {
 				all[id].Of, all[id].Kind = users[0].Ref, "full"
 				if p.delta[id] {
@@ -292,8 +297,10 @@ func (p *pool) layers(volumes []store.Volume, domains []hypervisor.Domain, vms [
 		return len(kinds)
 	}
 	sorted := slices.SortedFunc(maps.Values(all), func(a, b *Layer) int {
-		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a.Of.Name, b.Of.Name), cmp.Compare(a.Of.Sequence, b.Of.Sequence),
-			cmp.Compare(a.Kind, b.Kind)*-1, cmp.Compare(a.ID, b.ID)) // a full layer is below the deltas of the same release
+		return cmp.Or(cmp.Compare(place(a), place(b)), cmp.Compare(a.Of.Name, b.Of.Name),
+			cmp.Compare(a.Of.Sequence, b.Of.Sequence),
+			cmp.Compare(a.Kind, b.Kind)*-1,
+			cmp.Compare(a.ID, b.ID)) // a full layer is below the deltas of the same release
 	})
 	layers := make([]Layer, len(sorted))
 	for i, one := range sorted {

@@ -57,7 +57,8 @@ func (h *host) publish(t *testing.T, version string) tree.Digest {
 	path := filepath.Join(h.dir, "rootfs-"+version+".tar")
 	must(t, os.WriteFile(path, stream, 0o600))
 	quiet := func(string, int64, int64) {}
-	prepared, err := h.backend.Publisher().Prepare(t.Context(), publish.Spec{Name: "debian-13", Source: archive.Source{Path: path}}, quiet)
+	prepared, err := h.backend.Publisher().Prepare(t.Context(),
+		publish.Spec{Name: "debian-13", Source: archive.Source{Path: path}}, quiet)
 	must(t, err)
 	must(t, h.backend.Publisher().Publish(t.Context(), prepared, quiet))
 	return prepared.ID
@@ -65,7 +66,8 @@ func (h *host) publish(t *testing.T, version string) tree.Digest {
 
 func spec(name string, base tree.Digest) vm.Spec {
 	return vm.Spec{
-		Name: name, UUID: "6ba7b810-9dad-41d1-80b4-" + strings.Repeat("0", 12-len(name)) + strings.Map(hexDigit, name), Base: base, VCPUs: 1,
+		Name: name, UUID: "6ba7b810-9dad-41d1-80b4-" + strings.Repeat("0", 12-len(name)) + strings.Map(hexDigit, name),
+		Base: base, VCPUs: 1,
 		Memory: 512 << 20, DiskSize: 1 << 30, Hostname: name, Running: true,
 		Refresh: vm.RefreshPolicy{Strategy: "live", MaxImpact: agentapi.Level_RESTART},
 	}
@@ -135,7 +137,8 @@ func TestAReportSaysWhoRunsWhatAndWhoWaits(t *testing.T) {
 	if len(made.Incomplete) > 0 {
 		t.Errorf("incomplete: %q", made.Incomplete)
 	}
-	if len(made.Releases) != 2 || made.Releases[0].Sequence != 2 || !made.Releases[0].Newest || made.Releases[1].Newest {
+	if len(made.Releases) != 2 || made.Releases[0].Sequence != 2 || !made.Releases[0].Newest ||
+		made.Releases[1].Newest {
 		t.Fatalf("releases: %+v", made.Releases)
 	}
 	if made.Releases[0].Kernel != "6.12.2" || made.Releases[1].Kernel != "6.12.1" {
@@ -151,7 +154,8 @@ func TestAReportSaysWhoRunsWhatAndWhoWaits(t *testing.T) {
 		t.Fatalf("layers: %+v", made.Layers)
 	}
 	full, delta := made.Layers[0], made.Layers[1]
-	if !slices.Equal(full.VMs, []string{"a", "b", "c", "off"}) || full.Bytes == 0 || full.Saved != 3*full.Bytes || full.Of.Sequence != 1 {
+	if !slices.Equal(full.VMs, []string{"a", "b", "c", "off"}) || full.Bytes == 0 ||
+		full.Saved != 3*full.Bytes || full.Of.Sequence != 1 {
 		t.Errorf("the full layer: %+v", full)
 	}
 	if !slices.Equal(delta.VMs, []string{"a", "c"}) || delta.Of.Sequence != 2 {
@@ -176,7 +180,8 @@ func TestAReportSaysWhoRunsWhatAndWhoWaits(t *testing.T) {
 		t.Error("nothing says why b is silent")
 	}
 	last := vmOf(t, made, "a").LastRefresh
-	if last == nil || last.Result != "committed" || last.From.Sequence != 1 || last.To.Sequence != 2 || last.Longest != 12.5 ||
+	if last == nil || last.Result != "committed" || last.From.Sequence != 1 ||
+		last.To.Sequence != 2 || last.Longest != 12.5 ||
 		len(last.Interrupted) != 1 || last.Interrupted[0].Unit != "nginx.service" || last.Milliseconds != 1.75 {
 		t.Errorf("the last refresh of a: %+v", last)
 	}
@@ -193,7 +198,8 @@ func TestALayerIsOfThoseThatRunIt(t *testing.T) {
 	before, _, err := h.Domains.Lookup(t.Context(), "a")
 	must(t, err)
 	must(t, h.update(t, spec("a", second)))
-	h.Domains.Alter("a", func(d *hypervisor.Domain) { d.Layers, d.Metadata.Stack = before.Layers, before.Metadata.Stack })
+	h.Domains.Alter("a",
+		func(d *hypervisor.Domain) { d.Layers, d.Metadata.Stack = before.Layers, before.Metadata.Stack })
 	made := h.gather(t)
 	if len(made.Layers) != 2 {
 		t.Fatalf("layers: %+v", made.Layers)
@@ -221,10 +227,12 @@ func TestWhatAnAgentIsDoing(t *testing.T) {
 		alter                func(*vm.VM)
 		agent, silence, wait string
 	}{
-		"it refreshes":               {flight(agentapi.State_ROLLING_BACK), report.Answers, "", "the agent is at work: rolling back"},
+		"it refreshes": {flight(agentapi.State_ROLLING_BACK), report.Answers, "",
+			"the agent is at work: rolling back"},
 		"it is in a state of others": {flight(99), report.Answers, "", "the agent is at work: unknown state"},
-		"it is silent, and why":      {silent(errors.New("the connection was refused")), report.Silent, "the connection was refused", ""},
-		"it is silent":               {silent(nil), report.Silent, "its agent does not answer", ""},
+		"it is silent, and why": {silent(errors.New("the connection was refused")), report.Silent,
+			"the connection was refused", ""},
+		"it is silent": {silent(nil), report.Silent, "its agent does not answer", ""},
 	} {
 		from := h.sources()
 		from.VMs = altering{h.backend.VMs(), c.alter}
@@ -249,7 +257,8 @@ func TestARefreshThatWasRolledBackIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := vmOf(t, h.gather(t), "a")
-	if got.LastRefresh == nil || got.LastRefresh.Result != "rolled back" || !strings.Contains(got.LastRefresh.Error, "web failed") {
+	if got.LastRefresh == nil || got.LastRefresh.Result != "rolled back" ||
+		!strings.Contains(got.LastRefresh.Error, "web failed") {
 		t.Errorf("the last refresh: %+v", got.LastRefresh)
 	}
 }
@@ -262,11 +271,13 @@ func TestLayersThatAreHeldAndGoneAreTold(t *testing.T) {
 	must(t, h.hold(t.Context(), "a", stray, "cron.service (pid 7)"))
 	made := h.gather(t)
 	got := vmOf(t, made, "a")
-	if len(got.Held) != 1 || got.Held[0].Layer != stray.String() || !slices.Equal(got.Held[0].By, []string{"cron.service (pid 7)"}) {
+	if len(got.Held) != 1 || got.Held[0].Layer != stray.String() ||
+		!slices.Equal(got.Held[0].By, []string{"cron.service (pid 7)"}) {
 		t.Errorf("held: %+v", got.Held)
 	}
 	i := slices.IndexFunc(made.Layers, func(l report.Layer) bool { return l.ID == stray.String() })
-	if i < 0 || made.Layers[i].InPool || len(made.Layers[i].VMs) > 0 || len(made.Layers[i].HeldBy) != 1 || made.Layers[i].Kind != "unknown" {
+	if i < 0 || made.Layers[i].InPool || len(made.Layers[i].VMs) > 0 || len(made.Layers[i].HeldBy) != 1 ||
+		made.Layers[i].Kind != "unknown" {
 		t.Errorf("layers: %+v", made.Layers)
 	}
 }
@@ -286,10 +297,12 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	if len(steps) != 3 || !strings.Contains(steps[1], "1 release") || !strings.Contains(steps[2], "2 VMs") {
 		t.Errorf("the steps are %q", steps)
 	}
-	if len(made.Incomplete) != 2 || !strings.Contains(made.Incomplete[0], "saved") || !strings.Contains(made.Incomplete[1], `VM "b"`) {
+	if len(made.Incomplete) != 2 || !strings.Contains(made.Incomplete[0], "saved") ||
+		!strings.Contains(made.Incomplete[1], `VM "b"`) {
 		t.Errorf("incomplete: %q", made.Incomplete)
 	}
-	if got := vmOf(t, made, "b"); got.State != "unknown" || got.Agent != report.Silent || got.Base.Sequence != 1 || got.Silence == "" {
+	if got := vmOf(t, made, "b"); got.State != "unknown" || got.Agent != report.Silent ||
+		got.Base.Sequence != 1 || got.Silence == "" {
 		t.Errorf("b: %+v", got)
 	}
 	if vmOf(t, made, "a").Agent != report.Answers || made.Space.Known {
@@ -306,7 +319,8 @@ func TestADamagedDomainIsNamed(t *testing.T) {
 	h.Domains.Damage("b")
 	made, err := report.Gather(t.Context(), h.sources())
 	must(t, err)
-	if len(made.VMs) != 1 || made.VMs[0].Name != "a" || !slices.ContainsFunc(made.Incomplete, func(text string) bool { return strings.HasPrefix(text, `VM "b": `) }) {
+	if len(made.VMs) != 1 || made.VMs[0].Name != "a" ||
+		!slices.ContainsFunc(made.Incomplete, func(text string) bool { return strings.HasPrefix(text, `VM "b": `) }) {
 		t.Errorf("VMs %+v, incomplete %q", made.VMs, made.Incomplete)
 	}
 }

@@ -22,7 +22,8 @@ var (
 )
 
 // policy is the content security policy of a page: it loads nothing, and runs no script and no style but its own.
-var policy = fmt.Sprintf("default-src 'none'; script-src '%s'; style-src '%s'; base-uri 'none'; form-action 'none'", digest(pageJS), digest(pageCSS))
+var policy = fmt.Sprintf("default-src 'none'; script-src '%s'; style-src '%s'; base-uri 'none'; form-action 'none'",
+	digest(pageJS), digest(pageCSS))
 
 // digest is the source expression of a text in a content security policy (W3C CSP Level 3, section 2.3.1).
 func digest(text string) string {
@@ -97,7 +98,9 @@ func WritePage(to io.Writer, r *Report) error {
 	}
 	for _, layer := range r.Layers {
 		if !layer.InPool {
-			shown.Troubled = append(shown.Troubled, trouble{"layer " + Short(layer.ID), "its volume is gone from the storage pool, and something refers to it"})
+			shown.Troubled = append(shown.Troubled,
+				trouble{"layer " + Short(layer.ID),
+					"its volume is gone from the storage pool, and something refers to it"})
 		}
 	}
 	for _, one := range r.Incomplete {
@@ -123,10 +126,13 @@ func troubles(vm VM) []trouble {
 		found = append(found, trouble{vm.Name, "it is " + vm.State})
 	}
 	if vm.Agent == Silent {
-		found = append(found, trouble{vm.Name, "it does not answer, so that what it runs is taken from its definition: " + vm.Silence})
+		found = append(found,
+			trouble{vm.Name, "it does not answer, so that what it runs is taken from its definition: " + vm.Silence})
 	}
 	if last := vm.LastRefresh; last.failed() {
-		found = append(found, trouble{vm.Name, fmt.Sprintf("its last refresh, to %s, was %s: %s", last.To.Text(), last.Result, last.Error)})
+		found = append(found,
+			trouble{vm.Name, fmt.Sprintf("its last refresh, to %s, was %s: %s", last.To.Text(),
+				last.Result, last.Error)})
 	}
 	for _, fault := range vm.Faults {
 		found = append(found, trouble{vm.Name, fault})

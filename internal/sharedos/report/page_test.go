@@ -102,13 +102,18 @@ func rows(t *testing.T, root *html.Node, section string) [][]string {
 func TestThePageHasATableForEachQuestion(t *testing.T) {
 	root := parse(t, pageOf(t, example(t)))
 	for section, want := range map[string][]string{
-		"waits":     {"db-a", "power-off and start", "kernel 6.12.88 runs, 6.12.101 is installed", "a running system cannot take it on"},
-		"vms":       {"web-a", "running", "debian-13, release 2", "nginx, release 1", "6.12.101+deb13-cloud-amd64", "3", "61 MiB of 4.0 GiB"},
-		"layers":    {"3f9a6c02d1b7", "base debian-13, release 1", "full", "252 MiB", "6", "1.2 GiB", "db-a, test, web-a, web-b, web-c, web-d"},
+		"waits": {"db-a", "power-off and start", "kernel 6.12.88 runs, 6.12.101 is installed",
+			"a running system cannot take it on"},
+		"vms": {"web-a", "running", "debian-13, release 2", "nginx, release 1", "6.12.101+deb13-cloud-amd64",
+			"3", "61 MiB of 4.0 GiB"},
+		"layers": {"3f9a6c02d1b7", "base debian-13, release 1", "full", "252 MiB", "6", "1.2 GiB",
+			"db-a, test, web-a, web-b, web-c, web-d"},
 		"held":      {"web-b", "90aa12bc34de", "cron.service pid 311 (cron): /usr/lib/x86_64-linux-gnu/libz.so.1"},
 		"conflicts": {"web-a", "/etc/nginx/nginx.conf", "changed here and in the release", "compare it with /etc/nginx/nginx.conf of the release"},
-		"releases":  {"debian-13", "base", "2, newest", "b2e4a1c07d55", "2026-11-30 06:00", "Debian GNU/Linux 13 (trixie)", "6.12.101+deb13-cloud-amd64", "2", "3"},
-		"troubles":  {"web-c", "its last refresh, to debian-13, release 2, was rolled back: health check page: http://127.0.0.1/ answered 502"},
+		"releases": {"debian-13", "base", "2, newest", "b2e4a1c07d55", "2026-11-30 06:00",
+			"Debian GNU/Linux 13 (trixie)", "6.12.101+deb13-cloud-amd64", "2", "3"},
+		"troubles": {"web-c",
+			"its last refresh, to debian-13, release 2, was rolled back: health check page: http://127.0.0.1/ answered 502"},
 	} {
 		found := rows(t, root, section)
 		if !slices.ContainsFunc(found, func(row []string) bool { return slices.Equal(row, want) }) {
@@ -116,7 +121,10 @@ func TestThePageHasATableForEachQuestion(t *testing.T) {
 		}
 	}
 	refreshed := rows(t, root, "refreshes")
-	if len(refreshed) != 4 || !slices.Equal(refreshed[0][:7], []string{"db-a", "debian-13, release 1", "debian-13, release 2", "committed", "restart", "1.2 s", "9.8 s"}) {
+	if len(refreshed) != 4 ||
+		!slices.Equal(refreshed[0][:7],
+			[]string{"db-a", "debian-13, release 1", "debian-13, release 2", "committed",
+				"restart", "1.2 s", "9.8 s"}) {
 		t.Errorf("refreshes: %q", refreshed)
 	}
 }
@@ -129,7 +137,8 @@ func TestThePageListsTroubles(t *testing.T) {
 			{Name: "paused", State: "paused", Agent: report.NotAsked}, {Name: "crashed", State: "crashed", Agent: report.NotAsked},
 			{Name: "silent", State: "running", Agent: report.Silent, Silence: "no route"},
 		},
-		Layers: []report.Layer{{ID: "sha256:" + strings.Repeat("a", 64), InPool: true}, {ID: "sha256:" + strings.Repeat("b", 64)}},
+		Layers: []report.Layer{{ID: "sha256:" + strings.Repeat("a", 64), InPool: true},
+			{ID: "sha256:" + strings.Repeat("b", 64)}},
 	}))
 	want := [][]string{
 		{"paused", "it is paused"}, {"crashed", "it is crashed"},
@@ -226,7 +235,8 @@ func TestThePageRunsNothingButItsOwnScript(t *testing.T) {
 	}
 	for directive, name := range map[string]string{"script-src": "script", "style-src": "style"} {
 		sum := sha256.Sum256([]byte(textOf(elements(root, name)[0])))
-		if want := fmt.Sprintf("%s 'sha256-%s'", directive, base64.StdEncoding.EncodeToString(sum[:])); !strings.Contains(policy, want+";") {
+		if want := fmt.Sprintf("%s 'sha256-%s'", directive,
+			base64.StdEncoding.EncodeToString(sum[:])); !strings.Contains(policy, want+";") {
 			t.Errorf("the policy %q lacks %q", policy, want)
 		}
 	}
@@ -283,7 +293,8 @@ func TestThePictureShowsVMsOnTheirLayers(t *testing.T) {
 		for _, line := range elements(table, "tr") {
 			var cells []string
 			for _, cell := range elements(line, "td") {
-				cells = append(cells, strings.TrimSpace(attribute(cell, "class")+" "+textOf(cell)+" "+attribute(cell, "colspan")))
+				cells = append(cells,
+					strings.TrimSpace(attribute(cell, "class")+" "+textOf(cell)+" "+attribute(cell, "colspan")))
 			}
 			shown = append(shown, strings.Join(cells, " | "))
 		}
@@ -307,14 +318,17 @@ func TestWhatAVMNeedsDecidesHowItIsShown(t *testing.T) {
 	}{
 		"it runs what it should": {report.VM{State: "running", Agent: report.Answers}, "good"},
 		"it is off":              {report.VM{State: "off", Agent: report.NotAsked}, "off"},
-		"it waits":               {report.VM{State: "running", Agent: report.Answers, Waits: []report.Wait{{}}}, "waits"},
-		"it waits and is off":    {report.VM{State: "off", Agent: report.NotAsked, Waits: []report.Wait{{}}}, "waits"},
-		"it holds a layer":       {report.VM{State: "running", Agent: report.Answers, Held: []report.Hold{{}}}, "waits"},
-		"it is silent":           {report.VM{State: "running", Agent: report.Silent}, "bad"},
-		"it crashed":             {report.VM{State: "crashed", Agent: report.NotAsked}, "bad"},
-		"it is paused":           {report.VM{State: "paused", Agent: report.NotAsked}, "bad"},
-		"it lacks something":     {report.VM{State: "running", Agent: report.Answers, Faults: []string{"x"}}, "bad"},
-		"it was rolled back":     {report.VM{State: "running", Agent: report.Answers, LastRefresh: &report.Refresh{Result: "rolled back"}}, "bad"},
+		"it waits": {report.VM{State: "running", Agent: report.Answers, Waits: []report.Wait{{}}},
+			"waits"},
+		"it waits and is off": {report.VM{State: "off", Agent: report.NotAsked, Waits: []report.Wait{{}}}, "waits"},
+		"it holds a layer": {report.VM{State: "running", Agent: report.Answers, Held: []report.Hold{{}}},
+			"waits"},
+		"it is silent":       {report.VM{State: "running", Agent: report.Silent}, "bad"},
+		"it crashed":         {report.VM{State: "crashed", Agent: report.NotAsked}, "bad"},
+		"it is paused":       {report.VM{State: "paused", Agent: report.NotAsked}, "bad"},
+		"it lacks something": {report.VM{State: "running", Agent: report.Answers, Faults: []string{"x"}}, "bad"},
+		"it was rolled back": {report.VM{State: "running", Agent: report.Answers,
+			LastRefresh: &report.Refresh{Result: "rolled back"}}, "bad"},
 		"its refresh was refused": {
 			report.VM{State: "running", Agent: report.Answers, LastRefresh: &report.Refresh{Result: "refused"}}, "bad",
 		},
@@ -336,7 +350,8 @@ func TestThePictureIsBounded(t *testing.T) {
 		name := fmt.Sprintf("vm-%04d", i)
 		r.VMs = append(r.VMs, report.VM{Name: name, State: "running", Agent: report.Answers})
 		if i%10 == 0 {
-			r.Layers = append(r.Layers, report.Layer{ID: fmt.Sprintf("sha256:%064d", i), VMs: []string{name}, InPool: true})
+			r.Layers = append(r.Layers,
+				report.Layer{ID: fmt.Sprintf("sha256:%064d", i), VMs: []string{name}, InPool: true})
 		}
 	}
 	page := pageOf(t, r)

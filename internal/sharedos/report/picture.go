@@ -13,7 +13,8 @@ const (
 	maxRows    = 16
 )
 
-// picture shows VMs as columns that stand on the layers that they use. A layer is one bar, however many VMs stand on it.
+// picture shows VMs as columns that stand on the layers that they use. A layer is one bar, however
+// many VMs stand on it.
 type picture struct {
 	Columns []column
 	// Rows, top to bottom: the layers that most VMs stand on are at the bottom.
@@ -146,7 +147,8 @@ func asNeighbours(columns []column, used []Layer) {
 // severity orders VMs by how much they need a person.
 func severity(vm VM) int {
 	switch {
-	case vm.State == "crashed" || vm.State == "paused" || vm.Agent == Silent || len(vm.Faults) > 0 || vm.LastRefresh.failed():
+	case vm.State == "crashed" || vm.State == "paused" || vm.Agent == Silent ||
+		len(vm.Faults) > 0 || vm.LastRefresh.failed():
 		return 3
 	case len(vm.Waits) > 0 || len(vm.Held) > 0:
 		return 2

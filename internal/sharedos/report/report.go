@@ -1,10 +1,11 @@
 // Package report describes a storage pool and the VMs of a host at one moment, for people and for programs.
 //
-// Gather asks the pool and the VMs. It changes nothing, and an agent that does not answer delays the report by a bounded time.
-// WritePage writes the result as one HTML file that needs no network, and WriteJSON writes the same for programs.
+// Gather asks the pool and the VMs. It changes nothing, and an agent that does not answer delays
+// the report by a bounded time. WritePage writes the result as one HTML file that needs no network,
+// and WriteJSON writes the same for programs.
 //
-// What a guest says is hostile until checked: every text is one line of visible characters without secrets, texts and lists have
-// a limit, and a page shows texts by html/template alone.
+// What a guest says is hostile until checked: every text is one line of visible characters without
+// secrets, texts and lists have a limit, and a page shows texts by html/template alone.
 package report
 
 import (
@@ -14,7 +15,8 @@ import (
 	"time"
 )
 
-// Format is the version of the JSON form of a Report. It changes when a field goes or changes its meaning, not when one is added.
+// Format is the version of the JSON form of a Report. It changes when a field goes or changes its
+// meaning, not when one is added.
 const Format = 1
 
 // Report describes a pool and its VMs. All sizes are in bytes. Lists are never null.
@@ -51,7 +53,8 @@ type Space struct {
 
 // Ref refers to a release.
 type Ref struct {
-	// Kind is that of the release: "base", "component", "joining", "standin" or "offer"; "" if the pool has no such release.
+	// Kind is that of the release: "base", "component", "joining", "standin" or "offer"; "" if the
+	// pool has no such release.
 	Kind     string `json:"kind"`
 	Name     string `json:"name"`
 	Sequence uint64 `json:"sequence"`

@@ -51,7 +51,8 @@ func (p *pool) describe(domain hypervisor.Domain, found *vm.VM, failure error) V
 		described.Silence = text(failure.Error())
 	} else {
 		stack, configured = found.Stack, found.Configured
-		described.State, described.DiskSize, described.DiskBytes = found.State.String(), found.Spec.DiskSize, found.DiskAllocated
+		described.State, described.DiskSize, described.DiskBytes = found.State.String(),
+			found.Spec.DiskSize, found.DiskAllocated
 		p.fromGuest(&described, found)
 	}
 	described.Base = p.ref(stack.Base)
@@ -90,7 +91,9 @@ func (p *pool) fromGuest(to *VM, found *vm.VM) {
 	if last := status.GetLast(); last != nil {
 		to.LastRefresh = p.refresh(last)
 		if !last.GetDone() {
-			to.Waits = append(to.Waits, Wait{ForRefresh, p.reported(last.GetTo()).Text(), "the agent is at work: " + stateName(status.GetState())})
+			to.Waits = append(to.Waits,
+				Wait{ForRefresh, p.reported(last.GetTo()).Text(),
+					"the agent is at work: " + stateName(status.GetState())})
 		}
 	}
 	for _, one := range texts(status.GetPending()) {
@@ -98,9 +101,12 @@ func (p *pool) fromGuest(to *VM, found *vm.VM) {
 	}
 	switch {
 	case found.AwaitsPowerCycle:
-		to.Waits = append(to.Waits, Wait{ForStart, p.stackText(found.Configured), "its last update left it to the next power-off and start"})
+		to.Waits = append(to.Waits,
+			Wait{ForStart, p.stackText(found.Configured), "its last update left it to the next power-off and start"})
 	case !found.Stack.SameReleases(found.Configured):
-		to.Waits = append(to.Waits, Wait{ForApply, p.stackText(found.Configured), "an update was interrupted, or the VM returned to the stack that it ran before"})
+		to.Waits = append(to.Waits,
+			Wait{ForApply, p.stackText(found.Configured),
+				"an update was interrupted, or the VM returned to the stack that it ran before"})
 	}
 	for _, one := range texts(status.GetRemaining()) {
 		to.Waits = append(to.Waits, Wait{ForRestart, one, "it runs code from before a refresh"})
@@ -117,7 +123,9 @@ func (p *pool) behind(configured release.Stack) []Wait {
 		}
 		newest := p.newest[store.Named{Kind: release.Kind(has.Kind), Name: has.Name}]
 		if newest.Sequence > has.Sequence {
-			waits = append(waits, Wait{ForApply, newest.Text(), fmt.Sprintf("the VM is defined with release %d, and the pool has a newer one", has.Sequence)})
+			waits = append(waits,
+				Wait{ForApply, newest.Text(),
+					fmt.Sprintf("the VM is defined with release %d, and the pool has a newer one", has.Sequence)})
 		}
 	}
 	return waits
@@ -160,14 +168,16 @@ func (p *pool) reported(stack *agentapi.Stack) Ref {
 // refresh describes a refresh.
 func (p *pool) refresh(from *agentapi.Report) *Refresh {
 	to := &Refresh{
-		From: p.reported(from.GetFrom()), To: p.reported(from.GetTo()), Result: result(from), Error: text(from.GetError()),
+		From: p.reported(from.GetFrom()), To: p.reported(from.GetTo()), Result: result(from),
+		Error: text(from.GetError()),
 		Level: levelName(from.GetImpact().GetLevel()), Strategy: text(from.GetStrategy()),
 		Interrupted: []Interruption{}, Timings: []Timing{}, Conflicts: []Conflict{},
 		Pinned: texts(from.GetPinned()), Left: texts(from.GetLeft()), Unchecked: texts(from.GetUnchecked()),
 	}
 	for _, one := range limited(from.GetRestarts()) {
 		gap := milliseconds(one.GetInterruptionUs())
-		to.Interrupted = append(to.Interrupted, Interruption{text(one.GetUnit()), levelName(one.GetLevel()), gap, text(one.GetError())})
+		to.Interrupted = append(to.Interrupted,
+			Interruption{text(one.GetUnit()), levelName(one.GetLevel()), gap, text(one.GetError())})
 		to.Longest = max(to.Longest, gap)
 	}
 	for _, one := range limited(from.GetTimings()) {

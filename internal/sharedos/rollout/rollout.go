@@ -1,8 +1,8 @@
 // Package rollout brings many VMs to one stack in waves, and stops by itself when VMs do not stay healthy.
 //
-// What is done is read from the VMs each time, and each move of a VM is recorded with the VM. So a rollout that was cut off anywhere
-// goes on where it was when it is started again, and one with another target starts again at the first wave. The package knows no
-// Terraform and no libvirt: a [Fleet] does to VMs what a [Rollout] decides.
+// What is done is read from the VMs each time, and each move of a VM is recorded with the VM. So a rollout that
+// was cut off anywhere goes on where it was when it is started again, and one with another target starts again at
+// the first wave. The package knows no Terraform and no libvirt: a [Fleet] does to VMs what a [Rollout] decides.
 package rollout
 
 import (
@@ -105,7 +105,8 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// OnFailure is what is done with VMs that a rollout has moved when it stops. A VM that failed is taken back in any case.
+// OnFailure is what is done with VMs that a rollout has moved when it stops. A VM that failed is
+// taken back in any case.
 type OnFailure int
 
 // What can be done.
@@ -148,7 +149,8 @@ const (
 	Updated State = "updated"
 	// Had: it already had the target.
 	Had State = "current"
-	// Failed: it could not be moved, or did not stay healthy. It runs what it ran before, unless Result.Why says otherwise.
+	// Failed: it could not be moved, or did not stay healthy. It runs what it ran before, unless
+	// Result.Why says otherwise.
 	Failed State = "failed"
 	// Returned: it was moved and taken back, because others failed.
 	Returned State = "taken_back"
@@ -207,8 +209,8 @@ type run struct {
 	outcome Outcome
 }
 
-// Run brings the VMs to the target. The outcome is that of all VMs, whatever the error is. The error matches ErrHalted if the
-// rollout stopped by itself.
+// Run brings the VMs to the target. The outcome is that of all VMs, whatever the error is. The
+// error matches ErrHalted if the rollout stopped by itself.
 func (r *Rollout) Run(ctx context.Context) (Outcome, error) {
 	now := &run{r, Outcome{}}
 	if err := now.look(ctx); err != nil {
@@ -225,7 +227,8 @@ func (r *Rollout) Run(ctx context.Context) (Outcome, error) {
 	return now.outcome, nil
 }
 
-// each calls do for each name, at most atOnce at a time, and returns when all have returned. The calls may not touch the outcome.
+// each calls do for each name, at most atOnce at a time, and returns when all have returned. The
+// calls may not touch the outcome.
 func each[T any](ctx context.Context, names []string, atOnce int, do func(ctx context.Context, name string) T) []T {
 	found := make([]T, len(names))
 	slots := make(chan struct{}, atOnce)
@@ -370,7 +373,8 @@ func (r *run) move(ctx context.Context, at int) error {
 		failed := r.failures(at)
 		stop := ctx.Err() != nil || failed > r.MaxFailures
 		for len(waiting) > 0 && !stop && moving < r.MaxUnavailable-r.away() {
-			r.Tell(fmt.Sprintf("wave %d of %d: moving VM %q (%d of %d)", at+1, len(r.Waves), waiting[0], all-len(waiting)+1, all))
+			r.Tell(fmt.Sprintf("wave %d of %d: moving VM %q (%d of %d)", at+1, len(r.Waves), waiting[0],
+				all-len(waiting)+1, all))
 			go func(name string) { ended <- r.moveOne(ctx, name) }(waiting[0])
 			waiting = waiting[1:]
 			moving++
@@ -382,7 +386,8 @@ func (r *run) move(ctx context.Context, at int) error {
 			case ctx.Err() != nil, len(waiting) == 0:
 				return nil
 			}
-			return fmt.Errorf("%w: %d do not answer, and max_unavailable is %d: %s", ErrUnavailable, r.away(), r.MaxUnavailable, few(r.mute()))
+			return fmt.Errorf("%w: %d do not answer, and max_unavailable is %d: %s", ErrUnavailable, r.away(),
+				r.MaxUnavailable, few(r.mute()))
 		}
 		one := <-ended
 		moving--
@@ -489,7 +494,8 @@ func (r *run) judge(ctx context.Context, at int) error {
 	struck := map[string]int{}
 	for len(judged) > 0 {
 		left := end.Sub(r.Clock.Now())
-		r.Tell(fmt.Sprintf("wave %d of %d: %d VMs have to stay healthy for %s more", at+1, len(r.Waves), len(judged), max(left, 0).Round(time.Second)))
+		r.Tell(fmt.Sprintf("wave %d of %d: %d VMs have to stay healthy for %s more", at+1, len(r.Waves), len(judged),
+			max(left, 0).Round(time.Second)))
 		var failed []string
 		var stop error
 		for i, found := range each(ctx, judged, looksAtOnce, r.health) {
@@ -571,20 +577,22 @@ func (r *run) takeEachBack(ctx context.Context, names []string) {
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), backLimit)
 		defer cancel()
 	}
-	for i, err := range each(ctx, names, max(1, r.MaxUnavailable-r.away()), func(ctx context.Context, name string) error {
-		free, err := r.slot(ctx)
-		if err != nil {
-			return err
-		}
-		defer free()
-		r.Tell(fmt.Sprintf("taking VM %q back", name))
-		return r.Fleet.TakeBack(ctx, name)
-	}) {
+	for i, err := range each(ctx, names, max(1, r.MaxUnavailable-r.away()),
+		func(ctx context.Context, name string) error {
+			free, err := r.slot(ctx)
+			if err != nil {
+				return err
+			}
+			defer free()
+			r.Tell(fmt.Sprintf("taking VM %q back", name))
+			return r.Fleet.TakeBack(ctx, name)
+		}) {
 		one := r.outcome[names[i]]
 		switch {
 		case err != nil:
 			one.State = Failed
-			one.Why = strings.TrimPrefix(one.Why+"; it could not be taken back, and has the new release: "+err.Error(), "; ")
+			one.Why = strings.TrimPrefix(one.Why+"; it could not be taken back, and has the new release: "+err.Error(),
+				"; ")
 		case one.State == Updated:
 			one.State = Returned
 		}
@@ -652,7 +660,8 @@ func (r *run) halt(at int) error {
 }
 
 func (h *Halted) Error() string {
-	return fmt.Sprintf("%v at wave %d of %d: %d VMs failed, and %d may fail: %s", ErrHalted, h.Wave, h.Waves, len(h.Failed), h.Allowed, few(h.Failed))
+	return fmt.Sprintf("%v at wave %d of %d: %d VMs failed, and %d may fail: %s", ErrHalted, h.Wave, h.Waves,
+		len(h.Failed), h.Allowed, few(h.Failed))
 }
 
 // Is implements the matching of ErrHalted.

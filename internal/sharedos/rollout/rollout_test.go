@@ -197,7 +197,8 @@ func (f *fleet) rollout(t *testing.T) *rollout.Rollout {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rollout.Rollout{Fleet: f, Clock: f.clock, Waves: waves, MaxUnavailable: 1, Soak: 5 * time.Minute, Tell: func(string) {}}
+	return &rollout.Rollout{Fleet: f, Clock: f.clock, Waves: waves, MaxUnavailable: 1,
+		Soak: 5 * time.Minute, Tell: func(string) {}}
 }
 
 // states are the states of all VMs, sorted by their names.
@@ -224,7 +225,8 @@ func TestWavesAreMovedAndJudgedOneAfterTheOther(t *testing.T) {
 	if err != nil || !outcome.Complete() {
 		t.Fatal(err, states(outcome))
 	}
-	want := []string{"move a", "passed a", "move b", "move c", "passed b", "passed c", "move d", "move e", "passed d", "passed e"}
+	want := []string{"move a", "passed a", "move b", "move c", "passed b", "passed c", "move d",
+		"move e", "passed d", "passed e"}
 	for _, part := range [][]string{f.log[4:6], f.log[8:10]} { // these are recorded at the same time
 		slices.Sort(part)
 	}
@@ -508,9 +510,11 @@ func TestAVMThatTakesNoPartPreventsAll(t *testing.T) {
 
 func TestAVMThatCannotBeTakenBackIsTold(t *testing.T) {
 	f := newFleet("a")
-	f.vms["a"].sick, f.vms["a"].bad = map[string]error{"new": errBad}, map[string]error{"old": errors.New("the old release is gone")}
+	f.vms["a"].sick, f.vms["a"].bad = map[string]error{"new": errBad},
+		map[string]error{"old": errors.New("the old release is gone")}
 	outcome, err := f.rollout(t).Run(t.Context())
-	if why := outcome["a"].Why; !errors.Is(err, rollout.ErrHalted) || !strings.Contains(why, "has the new release: the old release is gone") {
+	if why := outcome["a"].Why; !errors.Is(err, rollout.ErrHalted) ||
+		!strings.Contains(why, "has the new release: the old release is gone") {
 		t.Errorf("%v: %q", err, why)
 	}
 }
@@ -539,7 +543,8 @@ func TestACanaryThatStaysSilentIsNotPassedBy(t *testing.T) {
 	for run := range 2 {
 		r := f.rollout(t)
 		r.MaxUnavailable = 3
-		if outcome, err := r.Run(t.Context()); !errors.Is(err, rollout.ErrHalted) || f.vms["b"].moves > 0 || outcome["a"].State != rollout.Mute {
+		if outcome, err := r.Run(t.Context()); !errors.Is(err, rollout.ErrHalted) || f.vms["b"].moves > 0 ||
+			outcome["a"].State != rollout.Mute {
 			t.Fatalf("run %d: %v, %v", run, err, states(outcome))
 		}
 	}
@@ -550,7 +555,8 @@ func TestACanaryThatStaysSilentIsNotPassedBy(t *testing.T) {
 	f.vms["a"].silent, f.target = true, "mended" // what it does since then is not the fault of the next release
 	r := f.rollout(t)
 	r.MaxUnavailable = 2
-	if outcome, err := r.Run(t.Context()); err != nil || outcome["a"].State != rollout.Mute || f.vms["e"].runs != "mended" {
+	if outcome, err := r.Run(t.Context()); err != nil || outcome["a"].State != rollout.Mute ||
+		f.vms["e"].runs != "mended" {
 		t.Errorf("the next release: %v, %v", err, states(outcome))
 	}
 }
@@ -625,7 +631,8 @@ func TestAVMThatFailedIsTakenBackWhateverHappensToOthers(t *testing.T) {
 		r := f.rollout(t)
 		r.Waves, r.MaxFailures = [][]string{{"a", "b"}}, allowed
 		outcome, err := r.Run(t.Context())
-		if !errors.Is(err, unknown) || errors.Is(err, rollout.ErrHalted) != (allowed == 0) || f.running() != "new old" || outcome["b"].State != rollout.Failed {
+		if !errors.Is(err, unknown) || errors.Is(err, rollout.ErrHalted) != (allowed == 0) ||
+			f.running() != "new old" || outcome["b"].State != rollout.Failed {
 			t.Errorf("%d may fail: %v, %s, %v", allowed, err, f.running(), states(outcome))
 		}
 	}
@@ -712,7 +719,8 @@ func inOrder(t *testing.T, f *fleet, step int) {
 	}
 }
 
-// The same for a rollout of a release that breaks the second wave: nothing is worse than before, and the mended release gets everywhere.
+// The same for a rollout of a release that breaks the second wave: nothing is worse than before,
+// and the mended release gets everywhere.
 func TestCutOffWhileItStops(t *testing.T) {
 	for step := 1; ; step++ {
 		f := newFleet("a", "b", "c", "d", "e")
@@ -781,7 +789,8 @@ func TestSplit(t *testing.T) {
 			t.Errorf("%d VMs in %v: %v, %v", c.vms, c.sizes, waves, err)
 		}
 	}
-	for _, sizes := range [][]string{{}, {"0"}, {"-1"}, {"0%"}, {"101%"}, {"1.5"}, {"x"}, {"01"}, {"10%", "10%"}, {"5", "4"}} {
+	for _, sizes := range [][]string{{}, {"0"}, {"-1"}, {"0%"}, {"101%"}, {"1.5"}, {"x"}, {"01"},
+		{"10%", "10%"}, {"5", "4"}} {
 		if err := rollout.CheckWaves(sizes); !errors.Is(err, rollout.ErrWaves) {
 			t.Errorf("%v: %v", sizes, err)
 		}

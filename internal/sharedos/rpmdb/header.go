@@ -23,13 +23,15 @@ func readHeader(blob []byte) (Package, error) {
 	}
 	entries, size := int64(binary.BigEndian.Uint32(blob)), int64(binary.BigEndian.Uint32(blob[4:]))
 	if start+entries*entry+size != int64(len(blob)) {
-		return Package{}, fmt.Errorf("a header of %d bytes with %d entries and %d bytes of data", len(blob), entries, size)
+		return Package{}, fmt.Errorf("a header of %d bytes with %d entries and %d bytes of data",
+			len(blob), entries, size)
 	}
 	index, data := blob[start:start+entries*entry], blob[start+entries*entry:]
 	var p Package
 	var version, release, epoch string
 	for ; len(index) > 0; index = index[entry:] {
-		tag, kind, offset := binary.BigEndian.Uint32(index), binary.BigEndian.Uint32(index[4:]), int64(binary.BigEndian.Uint32(index[8:]))
+		tag, kind, offset := binary.BigEndian.Uint32(index), binary.BigEndian.Uint32(index[4:]),
+			int64(binary.BigEndian.Uint32(index[8:]))
 		var to *string
 		switch tag {
 		case tagName:

@@ -18,7 +18,8 @@ func TestPackagesAreWhatRpmInstalled(t *testing.T) {
 		fmt.Fprintf(&provides, "Provides: capability-%d\n", i)
 	}
 	specs := []string{
-		rpmtest.Spec("zlib", "1.3", "2.fc40", "Epoch: 1\n"), rpmtest.Spec("kernel-core", "6.12.1", "1.fc40", ""), rpmtest.Spec("kernel-core", "6.12.2", "1.fc40", ""),
+		rpmtest.Spec("zlib", "1.3", "2.fc40", "Epoch: 1\n"), rpmtest.Spec("kernel-core", "6.12.1", "1.fc40", ""),
+		rpmtest.Spec("kernel-core", "6.12.2", "1.fc40", ""),
 		rpmtest.Spec("large", "1", "1", provides.String()),
 	}
 	want := []Package{
@@ -42,7 +43,8 @@ func TestPackagesAreWhatRpmInstalled(t *testing.T) {
 func TestAFileThatIsNotADatabaseIsRefused(t *testing.T) {
 	whole := rpmtest.Database(t, rpmtest.Spec("a", "1", "1", ""))
 	for name, file := range map[string][]byte{
-		"nothing": nil, "text": []byte(strings.Repeat("text", 100)), "cut off": whole[:len(whole)/4], "the header alone": whole[:100],
+		"nothing": nil, "text": []byte(strings.Repeat("text", 100)), "cut off": whole[:len(whole)/4],
+		"the header alone": whole[:100],
 	} {
 		if packages, err := Packages(file); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: got %v, %v", name, packages, err)

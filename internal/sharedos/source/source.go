@@ -118,7 +118,8 @@ func (l Limits) CheckContent(size int64) error {
 	if size <= l.Content {
 		return nil
 	}
-	return fmt.Errorf("more than %d bytes of content: %w; raise the limit if this is meant to be one operating system", l.Content, ErrLimit)
+	return fmt.Errorf("more than %d bytes of content: %w; raise the limit if this is meant to be one operating system",
+		l.Content, ErrLimit)
 }
 
 // Error is a failure to read a source. It names the source.

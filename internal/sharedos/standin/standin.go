@@ -1,6 +1,6 @@
-// Package standin makes the stand-ins of a component: what a VM has of a component that it can attach by itself, while
-// the component is not attached. They are unit files, commands and files of D-Bus that have the agent attach the component
-// when one of them is used.
+// Package standin makes the stand-ins of a component: what a VM has of a component that it can
+// attach by itself, while the component is not attached. They are unit files, commands and files of
+// D-Bus that have the agent attach the component when one of them is used.
 //
 // The stand-ins are a function of two trees, the base's and the component's. Package publish makes a layer of them, and
 // package compose lays it over the base.
@@ -105,7 +105,8 @@ func (m *making) has(at string) bool {
 	return inBase || added
 }
 
-// add adds an entry with the directories above it, unless something is there. It adds nothing below what is no directory.
+// add adds an entry with the directories above it, unless something is there. It adds nothing below
+// what is no directory.
 func (m *making) add(e tree.Entry) {
 	if m.has(e.Path) || !m.addDirectory(tree.Parent(e.Path)) {
 		return
@@ -170,7 +171,8 @@ func (m *making) addCommands() error {
 	script := "#!" + paths.Agent + " " + paths.CallVerb + " " + m.name + "\n"
 	for i := range m.component.Tree.Entries {
 		e := &m.component.Tree.Entries[i]
-		if !slices.Contains(commandDirectories, tree.Parent(e.Path)) || e.Type != tree.Regular && e.Type != tree.Symlink {
+		if !slices.Contains(commandDirectories, tree.Parent(e.Path)) ||
+			e.Type != tree.Regular && e.Type != tree.Symlink {
 			continue
 		}
 		file, err := m.component.Tree.Resolve(e.Path)
@@ -189,8 +191,8 @@ const (
 	busLocal    = "etc/dbus-1/system.d"
 )
 
-// standInMark ends a policy file, so that it is another file than the component's. The bus reads its files again when one
-// changes.
+// standInMark ends a policy file, so that it is another file than the component's. The bus reads
+// its files again when one changes.
 const standInMark = "<!-- stand-in -->\n"
 
 // addBus adds the names that the component can be started by on the message bus, and who may use them.

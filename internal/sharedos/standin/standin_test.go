@@ -42,8 +42,9 @@ func (m memory) Open(digest tree.Digest) (io.ReadCloser, error) {
 type files map[string]string
 
 var base = files{
-	"etc/": "", "usr/bin/sh*": "shell", "usr/sbin/": "", "usr/lib/systemd/system/dbus.service": "[Unit]\nDescription=Bus\n",
-	"usr/lib/systemd/system-generators/": "", "usr/share/": "", "var/": "",
+	"etc/": "", "usr/bin/sh*": "shell", "usr/sbin/": "",
+	"usr/lib/systemd/system/dbus.service": "[Unit]\nDescription=Bus\n",
+	"usr/lib/systemd/system-generators/":  "", "usr/share/": "", "var/": "",
 }
 
 func (f files) with(more files) files {
@@ -86,7 +87,8 @@ func (f files) tree(t *testing.T) *tree.Tree {
 func stoodIn(t *testing.T, base, adds files) files {
 	t.Helper()
 	below, whole := standin.System{Tree: base.tree(t)}, standin.System{
-		Tree: base.with(adds).tree(t), Users: map[string]uint32{"app": 990}, Groups: map[string]uint32{"app": 991, "adm": 4},
+		Tree: base.with(adds).tree(t), Users: map[string]uint32{"app": 990},
+		Groups: map[string]uint32{"app": 991, "adm": 4},
 	}
 	below.Groups = map[string]uint32{"adm": 4}
 	made, err := standin.On("app", below, whole)
@@ -189,23 +191,30 @@ func TestWhatStandsInForAComponent(t *testing.T) {
 			"U/app.socket":  "[Unit]\nDescription=S\n[Socket]\nListenStream=/run/app\nSocketUser=990\nSocketGroup=991\n",
 			"U/app.service": service("An app"), "U/app@.socket": "[Socket]\nSocketGroup=adm\n",
 			"U/daily.timer": "[Timer]\nOnCalendar=daily\n", "U/spool.path": "[Path]\nPathExists=/run/spool\n",
-			"U/sockets.target.wants/app.socket": "-> ../app.socket", "U/sockets.target.wants/app@1.socket": "-> ../app@.socket",
-			"U/timers.target.wants/daily.timer": "-> ../daily.timer", "U/paths.target.requires/spool.path": "-> ../spool.path",
+			"U/sockets.target.wants/app.socket":     "-> ../app.socket",
+			"U/sockets.target.wants/app@1.socket":   "-> ../app@.socket",
+			"U/timers.target.wants/daily.timer":     "-> ../daily.timer",
+			"U/paths.target.requires/spool.path":    "-> ../spool.path",
 			"U/graphical.target.upholds/app.socket": "-> ../app.socket", "U/app.socket.d/10.conf": "",
 		}},
 		"templates": {files{
-			units + "app@.service": "[Unit]\nDescription=Instance %i\n", local + "alias@.service": "-> /usr/lib/systemd/system/app@.service",
+			units + "app@.service":                          "[Unit]\nDescription=Instance %i\n",
+			local + "alias@.service":                        "-> /usr/lib/systemd/system/app@.service",
 			local + "multi-user.target.wants/app@1.service": "-> /usr/lib/systemd/system/app@.service",
 		}, files{"U/app@.service": service("Instance %%i"), "U/alias@.service": "-> app@.service"}},
 		"descriptions": {files{
-			units + "none.service": "[Service]\nDescription=not here\n", units + "last.service": "[Unit]\nDescription=1\nDescription = a\tb \\\n# no\n  c\n",
-			units + "odd.service": "[Unit]\nDescription=\x1b[1m\xff50% \\\n", units + "comment.service": "[Unit]\n; Description=no\n",
+			units + "none.service":    "[Service]\nDescription=not here\n",
+			units + "last.service":    "[Unit]\nDescription=1\nDescription = a\tb \\\n# no\n  c\n",
+			units + "odd.service":     "[Unit]\nDescription=\x1b[1m\xff50% \\\n",
+			units + "comment.service": "[Unit]\n; Description=no\n",
 		}, files{
-			"U/none.service": service("none.service"), "U/last.service": service("a b c"), "U/odd.service": service("odd.service"),
+			"U/none.service": service("none.service"), "U/last.service": service("a b c"),
+			"U/odd.service":     service("odd.service"),
 			"U/comment.service": service("comment.service"),
 		}},
 		"masked units": {files{
-			units + "a.service": real, local + "a.service": "-> /dev/null", units + "b.service": "", units + "c.socket": "-> /dev/null",
+			units + "a.service": real, local + "a.service": "-> /dev/null", units + "b.service": "",
+			units + "c.socket":  "-> /dev/null",
 			units + "d.service": "-> a.service",
 		}, files{}},
 		"a file of the VM's directory wins": {files{
@@ -214,26 +223,34 @@ func TestWhatStandsInForAComponent(t *testing.T) {
 			local + "c.service": "-> /usr/lib/app/c.service", "usr/lib/app/c.service": real,
 			"var/usrlocal/lib/systemd/system/d.timer": "[Timer]\n", units + "d.timer": "[Timer]\nOnBootSec=1\n",
 		}, files{
-			"U/a.service": service("Mine"), "U/b.service": service("An app"), "U/c.service": service("An app"), "U/d.timer": "[Timer]\n",
+			"U/a.service": service("Mine"), "U/b.service": service("An app"), "U/c.service": service("An app"),
+			"U/d.timer": "[Timer]\n",
 		}},
 		"aliases of aliases, and in circles": {files{
 			units + "a.service": "-> b.service", units + "b.service": "-> c.service", units + "c.service": real,
-			units + "x.service": "-> y.service", units + "y.service": "-> x.service", units + "z.service": "-> c.socket", units + "c.socket": "[Socket]\n",
+			units + "x.service": "-> y.service", units + "y.service": "-> x.service",
+			units + "z.service": "-> c.socket", units + "c.socket": "[Socket]\n",
 			units + "v.service": "-> dbus.service",
 		}, files{
-			"U/a.service": "-> c.service", "U/b.service": "-> c.service", "U/c.service": service("An app"), "U/z.service": service("z.service"),
-			"U/c.socket": "[Socket]\n",
+			"U/a.service": "-> c.service", "U/b.service": "-> c.service", "U/c.service": service("An app"),
+			"U/z.service": service("z.service"),
+			"U/c.socket":  "[Socket]\n",
 		}},
 		"other units": {files{units + "a.target": "[Unit]\n", units + "a.mount": "[Mount]\n", units + "a.slice": "[Slice]\n", units + "a.timers": "[Timer]\n"}, files{}},
 		"what the base has": {files{
-			units + "dbus.service": "[Unit]\nDescription=Another\n", local + "dbus.service": "[Unit]\n", "usr/bin/sh*": "another",
+			units + "dbus.service": "[Unit]\nDescription=Another\n", local + "dbus.service": "[Unit]\n",
+			"usr/bin/sh*": "another",
 			local + "sockets.target.wants/dbus.socket": "-> /usr/lib/systemd/system/dbus.socket",
 		}, files{}},
 		"commands": {files{
-			"usr/bin/a*": "1", "usr/sbin/b*": "1", "usr/games/c*": "1", "usr/bin/text": "no program", "usr/bin/broken": "-> gone",
-			"usr/bin/alternative": "-> /etc/alternatives/alternative", "etc/alternatives/alternative": "-> /usr/bin/a", "usr/bin/deeper/d*": "1",
-			"var/usrlocal/bin/e*": "1", "opt/f*": "1", "usr/bin/of-base": "-> sh", "usr/bin/directory": "-> ../lib", "usr/lib/app/helper*": "1",
-		}, files{"usr/bin/a*": script, "usr/sbin/b*": script, "usr/games/c*": script, "usr/bin/alternative*": script, "usr/bin/of-base*": script}},
+			"usr/bin/a*": "1", "usr/sbin/b*": "1", "usr/games/c*": "1", "usr/bin/text": "no program",
+			"usr/bin/broken":      "-> gone",
+			"usr/bin/alternative": "-> /etc/alternatives/alternative", "etc/alternatives/alternative": "-> /usr/bin/a",
+			"usr/bin/deeper/d*":   "1",
+			"var/usrlocal/bin/e*": "1", "opt/f*": "1", "usr/bin/of-base": "-> sh", "usr/bin/directory": "-> ../lib",
+			"usr/lib/app/helper*": "1",
+		}, files{"usr/bin/a*": script, "usr/sbin/b*": script, "usr/games/c*": script, "usr/bin/alternative*": script,
+			"usr/bin/of-base*": script}},
 		"names on the bus": {files{
 			"usr/share/dbus-1/system-services/org.App.service": "[D-BUS Service]\nName=org.App\nSystemdService=dbus-org.App.service\n",
 			"usr/share/dbus-1/system-services/readme":          "text",
@@ -248,7 +265,8 @@ func TestWhatStandsInForAComponent(t *testing.T) {
 			"usr/share/dbus-1/system.d/org.App.conf":           "<busconfig/>\n<!-- stand-in -->\n",
 			"usr/share/dbus-1/system.d/app-org.App.conf":       "<busconfig/>\n<!-- stand-in -->\n",
 			"usr/share/dbus-1/system.d/other.conf":             "<busconfig/>\n<!-- stand-in -->\n",
-			"U/app.service":                                    service("An app"), "U/dbus-org.App.service": "-> app.service",
+			"U/app.service":                                    service("An app"),
+			"U/dbus-org.App.service":                           "-> app.service",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -284,14 +302,16 @@ func TestABaseThatHasThePathsOfStandIns(t *testing.T) {
 	for _, at := range []string{paths.Generator, paths.OnDemand + "/units/x", "usr/lib/sharedos"} {
 		whole := base.with(files{at: "its own"})
 		_, err := standin.On("app", standin.System{Tree: whole.tree(t)}, standin.System{Tree: whole.tree(t)})
-		if err == nil || !strings.Contains(err.Error(), "from the base") && !strings.Contains(err.Error(), "mend the base") {
+		if err == nil || !strings.Contains(err.Error(), "from the base") &&
+			!strings.Contains(err.Error(), "mend the base") {
 			t.Errorf("with /%s: %v", at, err)
 		}
 	}
 }
 
 func TestEqualTreesHaveEqualStandIns(t *testing.T) {
-	adds := files{units + "a.service": "1", units + "b.service": "-> a.service", local + "c.service": "-> ../../../usr/lib/systemd/system/b.service", "usr/bin/a*": "1"}
+	adds := files{units + "a.service": "1", units + "b.service": "-> a.service",
+		local + "c.service": "-> ../../../usr/lib/systemd/system/b.service", "usr/bin/a*": "1"}
 	first := stoodIn(t, base, adds)
 	for range 5 {
 		if diff := cmp.Diff(first, stoodIn(t, base, adds)); diff != "" {

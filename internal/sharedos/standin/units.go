@@ -19,7 +19,8 @@ var unitDirectories = []string{"etc/systemd/system", "var/usrlocal/lib/systemd/s
 // dependencies are the ends of the names of directories with links to units that are started with another one.
 var dependencies = []string{".wants", ".requires", ".upholds"}
 
-// waiting reports whether a unit waits for something and then starts a service. Such a unit works without the component.
+// waiting reports whether a unit waits for something and then starts a service. Such a unit works
+// without the component.
 func waiting(unit string) bool {
 	return slices.Contains([]string{".socket", ".timer", ".path"}, path.Ext(unit))
 }
@@ -188,7 +189,8 @@ func settings(text string) (all []setting) {
 	section, line := "", ""
 	for next := range strings.Lines(text) {
 		next = strings.TrimRight(next, "\r\n")
-		if trimmed := strings.TrimSpace(next); line != "" && trimmed != "" && strings.ContainsRune("#;", rune(trimmed[0])) {
+		if trimmed := strings.TrimSpace(next); line != "" && trimmed != "" &&
+			strings.ContainsRune("#;", rune(trimmed[0])) {
 			continue // a comment between the lines of one value
 		}
 		if continued, is := strings.CutSuffix(next, `\`); is {
@@ -211,8 +213,8 @@ func settings(text string) (all []setting) {
 // accountKeys are the settings of waiting units whose value is an account, and whether it is a user.
 var accountKeys = map[string]bool{"SocketUser": true, "User": true, "SocketGroup": false, "Group": false}
 
-// numbered returns the text of a unit file with numbers instead of the names of accounts that only the component has: as
-// long as it is not attached, nobody knows these names.
+// numbered returns the text of a unit file with numbers instead of the names of accounts that only
+// the component has: as long as it is not attached, nobody knows these names.
 func (m *making) numbered(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
@@ -249,7 +251,8 @@ func (m *making) addUnitDirectories() error {
 				continue
 			}
 			name := path.Base(e.Path)
-			if of, is := strings.CutSuffix(name, ".d"); is && waiting(of) && (m.stoodIn(of) || m.stoodIn(template(of))) {
+			if of, is := strings.CutSuffix(name, ".d"); is && waiting(of) &&
+				(m.stoodIn(of) || m.stoodIn(template(of))) {
 				if err := m.addDropIns(e.Path, name); err != nil {
 					return err
 				}

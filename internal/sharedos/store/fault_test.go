@@ -47,7 +47,8 @@ func disturbOn(t *testing.T, bed *testbed.Testbed, dir string) *disturbed {
 	if dir == "" {
 		dir = filepath.Join(bed.Dir(), name)
 	}
-	proxy, err := faultproxy.Start(t.Context(), filepath.Join(bed.Dir(), name+".sock"), filepath.Join(bed.Dir(), "run", "libvirt-sock"))
+	proxy, err := faultproxy.Start(t.Context(), filepath.Join(bed.Dir(), name+".sock"),
+		filepath.Join(bed.Dir(), "run", "libvirt-sock"))
 	must(t, err)
 	d := &disturbed{t: t, bed: bed, proxy: proxy, uri: bed.URI(), config: store.Config{Pool: name, CreatePath: dir}}
 	d.direct, err = connect(t.Context(), d.uri, d.config)
@@ -121,7 +122,8 @@ func (d *disturbed) requireBytes(path string, data []byte) {
 	}
 }
 
-// requireUploadable uploads a layer past the proxy, and requires that nothing else is left in the pool once it is swept.
+// requireUploadable uploads a layer past the proxy, and requires that nothing else is left in the
+// pool once it is swept.
 func (d *disturbed) requireUploadable(layer release.Layer, data []byte) {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
@@ -239,14 +241,16 @@ func TestAnAnswerThatNeverComesHangsNothing(t *testing.T) {
 	for _, m := range messages {
 		answer := m.From == faultproxy.Daemon
 		// Of each kind the first, and the last of all: the reply to a call, to the opening of a stream, and its end.
-		if !answer || last != nil && last.Procedure == m.Procedure && last.Kind == m.Kind && m.Index != len(messages)-1 {
+		if !answer || last != nil && last.Procedure == m.Procedure && last.Kind == m.Kind &&
+			m.Index != len(messages)-1 {
 			continue
 		}
 		last = &m
 		t.Run(strings.ReplaceAll(m.String(), "/", "."), func(t *testing.T) {
 			t.Parallel()
 			d := disturbOn(t, bed, "")
-			d.proxy.Disturb(func(now faultproxy.Message) faultproxy.Fate { return faultproxy.Fate{Lose: now.Index == m.Index} })
+			d.proxy.Disturb(
+				func(now faultproxy.Message) faultproxy.Fate { return faultproxy.Fate{Lose: now.Index == m.Index} })
 			began := time.Now()
 			err := d.put(2*time.Second, layer, data)
 			if took := time.Since(began); took > 30*time.Second {
@@ -333,8 +337,8 @@ func TestADownloadThatIsGivenUpHangsNothing(t *testing.T) {
 	}
 }
 
-// libvirtd 11.3 crashes when the disk is full in the middle of a stream, and go-libvirt's own upload never returns when that
-// shows at its end: so what a layer takes is reserved before.
+// libvirtd 11.3 crashes when the disk is full in the middle of a stream, and go-libvirt's own
+// upload never returns when that shows at its end: so what a layer takes is reserved before.
 func TestAFullDiskFailsTheUploadAndLeavesNoLayer(t *testing.T) {
 	full := t.TempDir()
 	must(t, unix.Mount("tmpfs", full, "tmpfs", 0, "size=8m,mode=0755"))

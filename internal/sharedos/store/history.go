@@ -22,13 +22,14 @@ type History struct {
 	Retain int
 	// Releases, newest first.
 	Releases []Listed
-	// Owner identifies the Terraform state that the base belongs to, which alone changes and deletes it; "" if an earlier version
-	// made it.
+	// Owner identifies the Terraform state that the base belongs to, which alone changes and
+	// deletes it; "" if an earlier version made it.
 	Owner string
 	// Users and Groups are the ledger of accounts of a base: the numbers of accounts that components on it have. Names
 	// are only ever added, so that an account has one number in all stacks on the base.
 	Users, Groups map[string]uint32
-	// Making is set from the first release on until it is certain that the owner has the base in its state; nil after that.
+	// Making is set from the first release on until it is certain that the owner has the base in
+	// its state; nil after that.
 	Making *Making
 }
 
@@ -39,16 +40,16 @@ type Making struct {
 	// Process is the process that makes it (ThisProcess), and Began when it began, in whole seconds, UTC.
 	Process string
 	Began   time.Time
-	// Finished is the workspace (ThisWorkspace) from which the process has made the base; "" while it makes it. The base may not be in
-	// Terraform's state yet.
+	// Finished is the workspace (ThisWorkspace) from which the process has made the base; "" while
+	// it makes it. The base may not be in Terraform's state yet.
 	Finished string
 }
 
 // Listed is one release in a History.
 type Listed struct {
 	ID tree.Digest
-	// Published is when it became the newest release, in whole seconds, UTC; zero if that was not recorded. The manifest does not have
-	// it, because the same input yields the same id whenever it is built.
+	// Published is when it became the newest release, in whole seconds, UTC; zero if that was not recorded.
+	// The manifest does not have it, because the same input yields the same id whenever it is built.
 	Published time.Time
 }
 

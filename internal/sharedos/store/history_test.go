@@ -45,7 +45,8 @@ func TestAHistoryOfIDsAloneIsRead(t *testing.T) {
 func TestAHistoryThatWasDamagedIsRefused(t *testing.T) {
 	id := tree.Sum([]byte("a")).String()
 	for _, text := range []string{
-		"", "retain 3", "retain x\n" + id, "retain -1\n" + id, id + "\n\n", id + " yesterday\n", "sha256:12\n", id + "\nretain 3\n",
+		"", "retain 3", "retain x\n" + id, "retain -1\n" + id, id + "\n\n", id + " yesterday\n",
+		"sha256:12\n", id + "\nretain 3\n",
 	} {
 		if got, err := DecodeHistory([]byte(text)); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%q is read as %v, %v", text, got, err)

@@ -18,7 +18,8 @@ func (s *Libvirt) ReadLayer(ctx context.Context, wanted release.Layer, use func(
 		return err
 	}
 	if found.capacity < wanted.Size {
-		return fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path, found.capacity, wanted.Size, ErrCorrupt)
+		return fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path,
+			found.capacity, wanted.Size, ErrCorrupt)
 	}
 	err = s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {
 		return use(&windowed{size: wanted.Size, read: func(offset, length int64) ([]byte, error) {

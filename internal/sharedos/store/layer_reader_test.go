@@ -19,9 +19,11 @@ func TestALayerIsReadInWindows(t *testing.T) {
 		asked = append(asked, offset/window)
 		return content[offset : offset+length], nil
 	}}
-	for _, at := range []struct{ offset, length int64 }{{0, 10}, {window - 5, 10}, {5, window}, {4 * window, window + 100}, {2*window - 1, 2}, {0, 1}} {
+	for _, at := range []struct{ offset, length int64 }{{0, 10}, {window - 5, 10}, {5, window},
+		{4 * window, window + 100}, {2*window - 1, 2}, {0, 1}} {
 		got := make([]byte, at.length)
-		if n, err := w.ReadAt(got, at.offset); n != len(got) || err != nil || !bytes.Equal(got, content[at.offset:at.offset+at.length]) {
+		if n, err := w.ReadAt(got, at.offset); n != len(got) || err != nil ||
+			!bytes.Equal(got, content[at.offset:at.offset+at.length]) {
 			t.Errorf("%+v: %d bytes, %v", at, n, err)
 		}
 	}

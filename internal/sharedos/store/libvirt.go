@@ -18,8 +18,8 @@ import (
 type Config struct {
 	// Pool is the name of the storage pool.
 	Pool string
-	// CreatePath is the directory in which the pool is created when something is to be stored and there is no pool of the name.
-	// If it is empty, the pool has to exist.
+	// CreatePath is the directory in which the pool is created when something is to be stored and
+	// there is no pool of the name. If it is empty, the pool has to exist.
 	CreatePath string
 }
 
@@ -38,14 +38,17 @@ type Libvirt struct {
 
 var _ Store = (*Libvirt)(nil)
 
-// New returns the store in a pool of a libvirt. Each call looks the pool up, and a call that stores something creates it. Close
-// leaves the client open.
+// New returns the store in a pool of a libvirt. Each call looks the pool up, and a call that stores
+// something creates it. Close leaves the client open.
 func New(client *libvirtconn.Client, config Config) (*Libvirt, error) {
 	if !plain.MatchString(config.Pool) {
-		return nil, fmt.Errorf("%w: %q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", ErrConfig, config.Pool)
+		return nil, fmt.Errorf(
+			"%w: %q cannot name a storage pool: use 1 to 100 letters, digits and ._+-, starting with a letter or digit",
+			ErrConfig, config.Pool)
 	}
 	if config.CreatePath != "" && !filepath.IsAbs(config.CreatePath) {
-		return nil, fmt.Errorf("%w: storage pool %q: its directory %q is not an absolute path", ErrConfig, config.Pool, config.CreatePath)
+		return nil, fmt.Errorf("%w: storage pool %q: its directory %q is not an absolute path", ErrConfig,
+			config.Pool, config.CreatePath)
 	}
 	s := &Libvirt{config: config, client: client}
 	s.locker.Volumes = lockVolumes{s}
@@ -67,8 +70,8 @@ func unreachable(err error) error {
 	return err
 }
 
-// busyTimeout bounds how long a volume may be busy. libvirt marks a volume as busy while it is created, and for a moment when an
-// upload begins.
+// busyTimeout bounds how long a volume may be busy. libvirt marks a volume as busy while it is
+// created, and for a moment when an upload begins.
 const busyTimeout = 20 * time.Second
 
 // retryBusy repeats fn while libvirt answers that the volume is busy, or that the pool has just been removed.
@@ -103,7 +106,8 @@ const (
 )
 
 // call runs fn with the active pool.
-func (s *Libvirt) call(ctx context.Context, what string, access access, fn func(*libvirt.Libvirt, libvirt.StoragePool) error) error {
+func (s *Libvirt) call(ctx context.Context, what string, access access,
+	fn func(*libvirt.Libvirt, libvirt.StoragePool) error) error {
 	return unreachable(retryBusy(ctx, func() error {
 		return s.client.Call(ctx, what, func(l *libvirt.Libvirt) error {
 			pool, err := s.activePool(ctx, l, access)

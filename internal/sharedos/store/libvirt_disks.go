@@ -11,7 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// rounding bounds by how many bytes a volume may be larger than it should be: pools of block devices allocate whole extents.
+// rounding bounds by how many bytes a volume may be larger than it should be: pools of block
+// devices allocate whole extents.
 const rounding = 32 << 20
 
 // CreatePrivateDisk implements Disks.
@@ -33,7 +34,8 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, name string, size int64
 		}
 	}
 	if disk.capacity-size >= rounding {
-		return "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what, ErrShrink, disk.capacity, size)
+		return "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or delete the VM", what,
+			ErrShrink, disk.capacity, size)
 	}
 	if disk.capacity < size {
 		err = s.call(ctx, what, storing, func(l *libvirt.Libvirt, _ libvirt.StoragePool) error {
@@ -49,12 +51,12 @@ func (s *Libvirt) CreatePrivateDisk(ctx context.Context, name string, size int64
 	return disk.path, nil
 }
 
-// clearedSize is how many bytes at the start of a private disk are zero when it is created. A guest formats a disk only if this
-// part of it is zero.
+// clearedSize is how many bytes at the start of a private disk are zero when it is created. A guest
+// formats a disk only if this part of it is zero.
 const clearedSize = 1 << 20
 
-// clear writes zeros to the start of a new disk. A volume on a block device holds what was on its blocks before, such as the disk
-// of another VM. LVM clears only 4 KiB.
+// clear writes zeros to the start of a new disk. A volume on a block device holds what was on its
+// blocks before, such as the disk of another VM. LVM clears only 4 KiB.
 func (s *Libvirt) clear(ctx context.Context, what string, disk volume) error {
 	length := min(disk.capacity, clearedSize)
 	err := s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {

@@ -24,7 +24,8 @@ func (s *Libvirt) in(pool string) (*Libvirt, error) {
 }
 
 // CreateDisk implements Disks.
-func (s *Libvirt) CreateDisk(ctx context.Context, pool, name string, size int64, format string, inUse bool) (string, error) {
+func (s *Libvirt) CreateDisk(ctx context.Context, pool, name string, size int64, format string,
+	inUse bool) (string, error) {
 	if err := checkFurtherDisk(name); err != nil {
 		return "", err
 	}
@@ -53,10 +54,13 @@ func (s *Libvirt) CreateDisk(ctx context.Context, pool, name string, size int64,
 	case err != nil:
 		return "", err
 	case has != format:
-		return "", fmt.Errorf("%s: %w: the storage pool says that volume %s has format %s, and it was made with format %s; if the guest has "+
-			"written a header of the other format to the disk, delete that in the VM", what, ErrFormat, disk.path, has, format)
+		return "", fmt.Errorf(
+			"%s: %w: the storage pool says that volume %s has format %s, and it was made with format %s; if the "+
+				"guest has written a header of the other format to the disk, delete that in the VM", what,
+			ErrFormat, disk.path, has, format)
 	case disk.capacity-size >= rounding:
-		return "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or use a disk of another name", what, ErrShrink, disk.capacity, size)
+		return "", fmt.Errorf("%s: %w from %d to %d bytes; keep the size, or use a disk of another name", what,
+			ErrShrink, disk.capacity, size)
 	case disk.capacity >= size:
 		return disk.path, nil
 	}
@@ -69,7 +73,8 @@ func (s *Libvirt) CreateDisk(ctx context.Context, pool, name string, size int64,
 	return disk.path, err
 }
 
-// clearEnds writes zeros to both ends of a new disk. A guest makes a file system only on a disk that has no signature at either.
+// clearEnds writes zeros to both ends of a new disk. A guest makes a file system only on a disk
+// that has no signature at either.
 func (s *Libvirt) clearEnds(ctx context.Context, what string, disk volume) error {
 	if err := s.clear(ctx, what, disk); err != nil || disk.capacity <= clearedSize {
 		return err

@@ -11,8 +11,10 @@ import (
 // lockSize is the size of a lock volume in bytes. Nothing is ever written to it.
 const lockSize = 4096
 
-// Lock implements Locks. If everything was swept under an Exclusive lock, unlock also removes a pool that this store created.
-func (s *Libvirt) Lock(ctx context.Context, mode LockMode, report func(step string)) (context.Context, func() error, error) {
+// Lock implements Locks. If everything was swept under an Exclusive lock, unlock also removes a
+// pool that this store created.
+func (s *Libvirt) Lock(ctx context.Context, mode LockMode,
+	report func(step string)) (context.Context, func() error, error) {
 	locked, unlock, err := s.locker.Lock(ctx, mode, report)
 	if err != nil || mode != Exclusive {
 		return locked, unlock, err

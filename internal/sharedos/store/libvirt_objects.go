@@ -18,7 +18,8 @@ import (
 const MaxBlob = 256 << 20
 
 // PutLayer implements Objects.
-func (s *Libvirt) PutLayer(ctx context.Context, wanted release.Layer, content io.ReaderAt, progress Progress) (bool, error) {
+func (s *Libvirt) PutLayer(ctx context.Context, wanted release.Layer, content io.ReaderAt,
+	progress Progress) (bool, error) {
 	what := "upload layer " + wanted.ID.String()
 	if wanted.ID.IsZero() || wanted.Size < HeadSize || wanted.Size%HeadSize != 0 ||
 		wanted.DataSize <= 0 || wanted.DataSize > wanted.Size || wanted.DataSize%HeadSize != 0 {
@@ -38,7 +39,8 @@ func (s *Libvirt) PutBlob(ctx context.Context, blob release.Blob, content io.Rea
 }
 
 // put uploads content unless the volume of the name is complete, and reports whether it uploaded anything.
-func (s *Libvirt) put(ctx context.Context, what, name string, size int64, content io.ReaderAt, progress Progress) (bool, error) {
+func (s *Libvirt) put(ctx context.Context, what, name string, size int64, content io.ReaderAt,
+	progress Progress) (bool, error) {
 	existing, err := s.find(ctx, what, name, storing)
 	if err == nil && existing.capacity >= size {
 		complete, err := s.isComplete(ctx, what, existing)
@@ -55,7 +57,8 @@ func (s *Libvirt) put(ctx context.Context, what, name string, size int64, conten
 	if isZero(head) {
 		return false, fmt.Errorf("%s: it starts with %d zero bytes, which marks a torn volume", what, len(head))
 	}
-	// Processes that upload the same content at the same time write the same bytes to the same places, so they need no lock.
+	// Processes that upload the same content at the same time write the same bytes to the same
+	// places, so they need no lock.
 	to, err := s.ensureSize(ctx, what, name, size)
 	if err != nil {
 		return false, err
@@ -103,7 +106,8 @@ func (s *Libvirt) GetBlob(ctx context.Context, blob release.Blob) ([]byte, error
 		return nil, err
 	}
 	if found.capacity < blob.Size {
-		return nil, fmt.Errorf("%s: volume %s has %d bytes, not %d: %w", what, name, found.capacity, blob.Size, ErrNotFound)
+		return nil, fmt.Errorf("%s: volume %s has %d bytes, not %d: %w", what, name,
+			found.capacity, blob.Size, ErrNotFound)
 	}
 	data, err := s.read(ctx, what, found, blob.Size)
 	if err != nil {
@@ -133,10 +137,12 @@ func (s *Libvirt) VerifyLayer(ctx context.Context, wanted release.Layer) error {
 		return errors.Join(err, fmt.Errorf("%s: volume %s is torn: %w", what, name, ErrNotFound))
 	}
 	if found.capacity < wanted.Size {
-		return fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path, found.capacity, wanted.Size, ErrCorrupt)
+		return fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path,
+			found.capacity, wanted.Size, ErrCorrupt)
 	}
 	err = s.transfer(ctx, what, func(t *libvirtconn.Transfer) error {
-		return layer.VerifyStream(ctx, wanted, func(offset, length int64) ([]byte, error) { return t.Download(found.StorageVol, offset, length) })
+		return layer.VerifyStream(ctx, wanted,
+			func(offset, length int64) ([]byte, error) { return t.Download(found.StorageVol, offset, length) })
 	})
 	if errors.Is(err, layer.ErrDamaged) {
 		return fmt.Errorf("%s: volume %s: %w: %w", what, found.path, ErrCorrupt, err)
@@ -182,21 +188,22 @@ func (s *Libvirt) ListObjects(ctx context.Context) ([]Volume, error) {
 // Unfinished implements Objects.
 func (s *Libvirt) Unfinished(ctx context.Context) (bool, error) {
 	var left bool
-	err := s.call(ctx, "look for an unfinished deletion", reading, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
-		left = false
-		needed, err := s.handles(l, pool, HeadVolume, DiskVolume)
-		if err != nil || len(needed) > 0 {
+	err := s.call(ctx, "look for an unfinished deletion", reading,
+		func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
+			left = false
+			needed, err := s.handles(l, pool, HeadVolume, DiskVolume)
+			if err != nil || len(needed) > 0 {
+				return err
+			}
+			ours, err := s.handles(l, pool, LayerVolume, BlobVolume, ReleaseVolume, LockVolume)
+			if err != nil || len(ours) > 0 {
+				left = err == nil
+				return err
+			}
+			definition, err := poolDefinition(l, pool)
+			left = err == nil && s.originOf(definition) != ""
 			return err
-		}
-		ours, err := s.handles(l, pool, LayerVolume, BlobVolume, ReleaseVolume, LockVolume)
-		if err != nil || len(ours) > 0 {
-			left = err == nil
-			return err
-		}
-		definition, err := poolDefinition(l, pool)
-		left = err == nil && s.originOf(definition) != ""
-		return err
-	})
+		})
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}

@@ -15,15 +15,16 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// poolTries and poolPause say how often, and at what intervals, libvirt is asked again while another process works on the pool: it
-// may be removing the pool because it is empty, or creating a volume.
+// poolTries and poolPause say how often, and at what intervals, libvirt is asked again while another
+// process works on the pool: it may be removing the pool because it is empty, or creating a volume.
 const poolTries, poolPause = 20, 50 * time.Millisecond
 
 // errNotStarted means that a pool is defined and cannot be started.
 var errNotStarted = errors.New("it is not active and cannot be started")
 
 // activePool looks up the pool and starts it. If another process is removing it meanwhile, it is looked up again.
-func (s *Libvirt) activePool(ctx context.Context, l *libvirt.Libvirt, access access) (pool libvirt.StoragePool, err error) {
+func (s *Libvirt) activePool(ctx context.Context, l *libvirt.Libvirt,
+	access access) (pool libvirt.StoragePool, err error) {
 	for range poolTries {
 		if pool, err = s.findPool(l, access); !errors.Is(err, errNotStarted) || s.config.CreatePath == "" {
 			return pool, err
@@ -45,8 +46,9 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 	case !libvirtconn.Is(err, libvirt.ErrNoStoragePool):
 		return pool, err
 	case s.config.CreatePath == "":
-		return pool, fmt.Errorf("%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be "+
-			"created", ErrAbsentPool, s.client.URI(), s.config.Pool)
+		return pool, fmt.Errorf(
+			"%w: libvirt at %s has no storage pool %q; define and start it, or set the directory in which it is to be "+
+				"created", ErrAbsentPool, s.client.URI(), s.config.Pool)
 	case access == reading:
 		return pool, fmt.Errorf("storage pool %q: %w", s.config.Pool, ErrNoPool)
 	}
@@ -57,30 +59,33 @@ func (s *Libvirt) findPool(l *libvirt.Libvirt, access access) (libvirt.StoragePo
 // its directory is that of another pool, which libvirt refuses. It changes nothing but that it starts a pool that is
 // not active.
 func (s *Libvirt) CheckPool(ctx context.Context) (missing bool, err error) {
-	err = unreachable(s.client.Call(ctx, fmt.Sprintf("look at storage pool %q", s.config.Pool), func(l *libvirt.Libvirt) error {
-		_, err := s.activePool(ctx, l, reading)
-		if missing = errors.Is(err, ErrNoPool); !missing {
-			return err
-		}
-		pools, _, err := l.ConnectListAllStoragePools(1, 0)
-		if err != nil {
-			return fmt.Errorf("list the storage pools: %w", err)
-		}
-		for _, pool := range pools {
-			definition, err := poolDefinition(l, pool)
-			if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
-				continue // it has just been removed
-			}
-			if err != nil {
+	err = unreachable(s.client.Call(ctx, fmt.Sprintf("look at storage pool %q", s.config.Pool),
+		func(l *libvirt.Libvirt) error {
+			_, err := s.activePool(ctx, l, reading)
+			if missing = errors.Is(err, ErrNoPool); !missing {
 				return err
 			}
-			if definition.Target != nil && filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath) {
-				return fmt.Errorf("%w: storage pool %q does not exist, and the directory in which it would be created, %s, is that of storage pool %q",
-					ErrConfig, s.config.Pool, s.config.CreatePath, pool.Name)
+			pools, _, err := l.ConnectListAllStoragePools(1, 0)
+			if err != nil {
+				return fmt.Errorf("list the storage pools: %w", err)
 			}
-		}
-		return nil
-	}))
+			for _, pool := range pools {
+				definition, err := poolDefinition(l, pool)
+				if libvirtconn.Is(err, libvirt.ErrNoStoragePool) {
+					continue // it has just been removed
+				}
+				if err != nil {
+					return err
+				}
+				if definition.Target != nil &&
+					filepath.Clean(definition.Target.Path) == filepath.Clean(s.config.CreatePath) {
+					return fmt.Errorf(
+						"%w: storage pool %q does not exist, and the directory in which it would be created, %s, is that of storage pool %q",
+						ErrConfig, s.config.Pool, s.config.CreatePath, pool.Name)
+				}
+			}
+			return nil
+		}))
 	return missing, err
 }
 
@@ -103,7 +108,8 @@ func (s *Libvirt) startPool(l *libvirt.Libvirt, pool libvirt.StoragePool) error 
 		}
 	}
 	return fmt.Errorf("%w: storage pool %q: %w: %w; "+
-		"check that its target exists (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable, s.config.Pool, errNotStarted, err)
+		"check that its target exists (virsh pool-dumpxml %[2]s) and start it (virsh pool-start %[2]s)", ErrUnreachable,
+		s.config.Pool, errNotStarted, err)
 }
 
 // isActive reports whether a pool is active. After a failure it shows that another process did the same work first.
@@ -112,7 +118,8 @@ func isActive(l *libvirt.Libvirt, pool libvirt.StoragePool) bool {
 	return err == nil && active != 0
 }
 
-// origin says what createPool has made. A pool has no metadata, so its UUID records the origin: it is the mark that a pool is ours.
+// origin says what createPool has made. A pool has no metadata, so its UUID records the origin: it
+// is the mark that a pool is ours.
 type origin string
 
 const (
@@ -124,12 +131,14 @@ const (
 
 // poolUUID is the UUID of a pool that createPool makes.
 func (s *Libvirt) poolUUID(of origin) string {
-	sum := sha256.Sum256([]byte("sharedos " + string(of) + " " + s.config.Pool + " " + filepath.Clean(s.config.CreatePath)))
+	sum := sha256.Sum256([]byte("sharedos " + string(of) + " " + s.config.Pool + " " +
+		filepath.Clean(s.config.CreatePath)))
 	sum[6], sum[8] = sum[6]&0x0f|0x80, sum[8]&0x3f|0x80 // version 8, RFC 9562
 	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
-// originOf returns what createPool has made of a pool; "" if the pool is somebody else's, whatever its name and directory are.
+// originOf returns what createPool has made of a pool; "" if the pool is somebody else's, whatever
+// its name and directory are.
 func (s *Libvirt) originOf(pool libvirtxml.StoragePool) origin {
 	for _, of := range []origin{madeDirectory, madePool} {
 		if s.config.CreatePath != "" && pool.UUID == s.poolUUID(of) {
@@ -139,7 +148,8 @@ func (s *Libvirt) originOf(pool libvirtxml.StoragePool) origin {
 	return ""
 }
 
-// createPool creates a directory pool. Each step may have been done before, by a call that was interrupted or by another process.
+// createPool creates a directory pool. Each step may have been done before, by a call that was
+// interrupted or by another process.
 func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	s.creating.Lock()
 	defer s.creating.Unlock()
@@ -149,8 +159,9 @@ func (s *Libvirt) createPool(l *libvirt.Libvirt) (libvirt.StoragePool, error) {
 	// Another process that creates the pool, too, can make any step fail, so all of it is tried again (activePool).
 	fail := func(step string, err error) (libvirt.StoragePool, error) {
 		err = fmt.Errorf("%w: %w", errNotStarted, err)
-		return libvirt.StoragePool{}, fmt.Errorf("%s storage pool %q in the directory %s: %w; "+
-			"libvirt at %s must be able to create and write this directory: fix its permissions, choose another one, or define the pool yourself",
+		return libvirt.StoragePool{}, fmt.Errorf("%s storage pool %q in the directory %s: %w; libvirt at %s must be "+
+			"able to create and write this directory: fix its permissions, choose another one, or define the pool "+
+			"yourself",
 			step, s.config.Pool, s.config.CreatePath, err, s.client.URI())
 	}
 	define := func(of origin) (libvirt.StoragePool, error) {
@@ -253,8 +264,8 @@ func (s *Libvirt) removePool(ctx context.Context) error {
 	}))
 }
 
-// refresh makes libvirt read what the pool holds. libvirt refuses while a volume is created or deleted. That is no failure, because
-// then libvirt itself is changing the pool and knows what it holds.
+// refresh makes libvirt read what the pool holds. libvirt refuses while a volume is created or deleted.
+// That is no failure, because then libvirt itself is changing the pool and knows what it holds.
 func (s *Libvirt) refresh(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
 	err := l.StoragePoolRefresh(pool, 0)
 	if err == nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/libvirtconn"
 )
 
-// recordTries and recordPause say how often, and at what intervals, a record is read that does not verify. Two writers may have
-// overtaken the reader, so that it saw parts of different contents.
+// recordTries and recordPause say how often, and at what intervals, a record is read that does not
+// verify. Two writers may have overtaken the reader, so that it saw parts of different contents.
 const recordTries, recordPause = 5, 20 * time.Millisecond
 
 // readRecord returns the content of a record.
@@ -21,7 +21,8 @@ func (s *Libvirt) readRecord(ctx context.Context, what, name string) ([]byte, er
 		return nil, err
 	}
 	if found.capacity < recordCapacity {
-		return nil, fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path, found.capacity, recordCapacity, ErrCorrupt)
+		return nil, fmt.Errorf("%s: volume %s has %d bytes instead of %d: %w", what, found.path, found.capacity,
+			recordCapacity, ErrCorrupt)
 	}
 	var now current
 	for try := 1; ; try++ {

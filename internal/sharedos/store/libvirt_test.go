@@ -67,7 +67,8 @@ func TestAPoolThatWasMadeGoesWithTheLastVolume(t *testing.T) {
 	}
 	defer s.Close()
 	pools := func() string {
-		out, err := exec.CommandContext(t.Context(), "virsh", "-c", bed.URI(), "pool-list", "--all", "--name").CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "virsh", "-c", bed.URI(), "pool-list", "--all",
+			"--name").CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -93,7 +94,8 @@ func TestAPoolThatWasMadeGoesWithTheLastVolume(t *testing.T) {
 		if _, err := s.Sweep(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(config.CreatePath); strings.Contains(pools(), config.Pool) || !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(config.CreatePath); strings.Contains(pools(), config.Pool) ||
+			!errors.Is(err, fs.ErrNotExist) {
 			t.Fatalf("left are %s and its directory: %v", pools(), err)
 		}
 	}
@@ -101,7 +103,8 @@ func TestAPoolThatWasMadeGoesWithTheLastVolume(t *testing.T) {
 
 func TestAPoolOfSomebodyElseStays(t *testing.T) {
 	bed := testbed.New(t)
-	for what, elsewhere := range map[string]bool{"in another directory": true, "in the directory that ours would have": false} {
+	for what, elsewhere := range map[string]bool{"in another directory": true,
+		"in the directory that ours would have": false} {
 		t.Run(what, func(t *testing.T) {
 			name, dir := bed.Name("pool"), t.TempDir()
 			bed.Virsh(t, "pool-define-as", name, "dir", "--target", dir)

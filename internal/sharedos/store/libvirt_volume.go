@@ -45,8 +45,8 @@ func describe(l *libvirt.Libvirt, handle libvirt.StorageVol) (volume, error) {
 	}, nil
 }
 
-// lookup returns the handle of a volume; ErrNotFound if there is none. It refreshes the pool before it says so, because another
-// host may have created the volume.
+// lookup returns the handle of a volume; ErrNotFound if there is none. It refreshes the pool before
+// it says so, because another host may have created the volume.
 func (s *Libvirt) lookup(l *libvirt.Libvirt, pool libvirt.StoragePool, name string) (libvirt.StorageVol, error) {
 	handle, err := l.StorageVolLookupByName(pool, name)
 	if !libvirtconn.Is(err, libvirt.ErrNoStorageVol) {
@@ -112,7 +112,8 @@ func (s *Libvirt) list(ctx context.Context, what string, kinds ...VolumeKind) ([
 }
 
 // handles returns the handles of all volumes of some kinds, those that other hosts created included.
-func (s *Libvirt) handles(l *libvirt.Libvirt, pool libvirt.StoragePool, kinds ...VolumeKind) ([]libvirt.StorageVol, error) {
+func (s *Libvirt) handles(l *libvirt.Libvirt, pool libvirt.StoragePool,
+	kinds ...VolumeKind) ([]libvirt.StorageVol, error) {
 	if err := s.refresh(l, pool); err != nil {
 		return nil, err
 	}
@@ -128,8 +129,8 @@ func (s *Libvirt) Volumes(ctx context.Context) ([]Volume, error) {
 	return s.list(ctx, "list volumes", LayerVolume, BlobVolume, ReleaseVolume, HeadVolume, DiskVolume)
 }
 
-// ensure returns the volume of a name as it is. If there is none, it creates one of size bytes, of which the pool reserves some at
-// once.
+// ensure returns the volume of a name as it is. If there is none, it creates one of size bytes, of
+// which the pool reserves some at once.
 func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve int64, format string) (volume, error) {
 	var found volume
 	err := s.call(ctx, what, storing, func(l *libvirt.Libvirt, pool libvirt.StoragePool) error {
@@ -143,7 +144,8 @@ func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve i
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("create volume %s of %d bytes in storage pool %q: %w; check that the pool has room and is writable",
+			return fmt.Errorf(
+				"create volume %s of %d bytes in storage pool %q: %w; check that the pool has room and is writable",
 				name, size, s.config.Pool, err)
 		}
 		found, err = describe(l, handle)
@@ -153,8 +155,9 @@ func (s *Libvirt) ensure(ctx context.Context, what, name string, size, reserve i
 	return found, err
 }
 
-// ensureSize is ensure for content that can be written again: a volume that is too small is replaced. All of its size is reserved.
-// libvirtd 11.3 crashes if the disk is full in the middle of an upload, and refuses to reserve what is not there.
+// ensureSize is ensure for content that can be written again: a volume that is too small is
+// replaced. All of its size is reserved. libvirtd 11.3 crashes if the disk is full in the middle of
+// an upload, and refuses to reserve what is not there.
 func (s *Libvirt) ensureSize(ctx context.Context, what, name string, size int64) (volume, error) {
 	found, err := s.ensure(ctx, what, name, size, size, rawFormat)
 	if err != nil || found.capacity >= size {
@@ -220,7 +223,8 @@ func (s *Libvirt) isComplete(ctx context.Context, what string, of volume) (bool,
 }
 
 // upload writes content to a volume, and its first bytes last.
-func (s *Libvirt) upload(ctx context.Context, what string, to volume, head []byte, size int64, content io.ReaderAt, progress Progress) error {
+func (s *Libvirt) upload(ctx context.Context, what string, to volume, head []byte, size int64, content io.ReaderAt,
+	progress Progress) error {
 	report := func(done int64) {
 		if progress != nil {
 			progress(done, size)

@@ -13,7 +13,8 @@ import (
 type LockMode string
 
 const (
-	// Shared excludes Exclusive. Its holder may store objects before anything refers to them, and may refer to objects that exist.
+	// Shared excludes Exclusive. Its holder may store objects before anything refers to them, and
+	// may refer to objects that exist.
 	Shared LockMode = "shared"
 	// Record excludes Record. Its holder may read a history and replace it. It also holds a Shared lock.
 	Record LockMode = "record"
@@ -21,8 +22,8 @@ const (
 	Exclusive LockMode = "exclusive"
 )
 
-// ErrLockLost is the cause of the end of a lock's context: the holder could not renew the lock in time, so others may take it for
-// abandoned.
+// ErrLockLost is the cause of the end of a lock's context: the holder could not renew the lock in
+// time, so others may take it for abandoned.
 var ErrLockLost = errors.New("the lock on the storage pool was lost")
 
 const (
@@ -32,12 +33,13 @@ const (
 	lockLease = 30 * time.Second
 	// lockTimeout bounds how long Lock waits.
 	lockTimeout = 30 * time.Minute
-	// lockPoll and lockPollMax are the shortest and the longest interval at which a waiting process looks at the locks again.
+	// lockPoll and lockPollMax are the shortest and the longest interval at which a waiting process
+	// looks at the locks again.
 	lockPoll, lockPollMax = 20 * time.Millisecond, 500 * time.Millisecond
 )
 
-// LockVolumes are the volumes that locks consist of. Locks need no more than to create a volume of a new name, to list volumes and to
-// delete one. Names are never used twice.
+// LockVolumes are the volumes that locks consist of. Locks need no more than to create a volume of
+// a new name, to list volumes and to delete one. Names are never used twice.
 type LockVolumes interface {
 	// CreateLock creates an empty volume.
 	CreateLock(ctx context.Context, name string) error
@@ -49,15 +51,16 @@ type LockVolumes interface {
 
 // Locker takes locks of a pool for this process.
 //
-// A process that wants a lock first creates a volume whose name has the mode, and then looks at the volumes of other processes. So
-// of two processes that exclude each other, at least one sees the other. Shared yields to Exclusive: it deletes its volume and tries
-// again later. Of two locks of the same mode, the one whose name sorts first waits, and the other yields.
+// A process that wants a lock first creates a volume whose name has the mode, and then looks at the
+// volumes of other processes. So of two processes that exclude each other, at least one sees the
+// other. Shared yields to Exclusive: it deletes its volume and tries again later. Of two locks of
+// the same mode, the one whose name sorts first waits, and the other yields.
 //
-// A holder renews its lock by replacing the volume by one with the next number. A waiting process deletes the locks of processes that
-// have ended, and locks that were not renewed for the length of a lease.
+// A holder renews its lock by replacing the volume by one with the next number. A waiting process deletes
+// the locks of processes that have ended, and locks that were not renewed for the length of a lease.
 //
-// Callers in the same process share one Shared lock. They can join it for the length of a beat after it was taken, and it lingers
-// after the last of them has released it.
+// Callers in the same process share one Shared lock. They can join it for the length of a beat
+// after it was taken, and it lingers after the last of them has released it.
 type Locker struct {
 	Volumes LockVolumes
 	// Beat and Lease are 5 and 30 seconds if they are 0.
@@ -69,9 +72,11 @@ type Locker struct {
 	shared *joint
 }
 
-// Lock takes a lock. It waits until nobody holds a lock that excludes it, at most 30 minutes, and calls report once if it has to wait.
-// Work under the lock uses the returned context, which ends with the cause ErrLockLost when the lock is lost. unlock must be called.
-func (l *Locker) Lock(ctx context.Context, mode LockMode, report func(step string)) (_ context.Context, unlock func() error, err error) {
+// Lock takes a lock. It waits until nobody holds a lock that excludes it, at most 30 minutes, and
+// calls report once if it has to wait. Work under the lock uses the returned context, which ends
+// with the cause ErrLockLost when the lock is lost. unlock must be called.
+func (l *Locker) Lock(ctx context.Context, mode LockMode,
+	report func(step string)) (_ context.Context, unlock func() error, err error) {
 	limit := fmt.Errorf("another process has used the pool for %s: end that process", lockTimeout)
 	waiting, cancel := context.WithTimeoutCause(ctx, lockTimeout, limit)
 	defer cancel()
@@ -98,8 +103,8 @@ func (l *Locker) Lock(ctx context.Context, mode LockMode, report func(step strin
 	}, nil
 }
 
-// acquire creates a lock volume and waits until no other lock excludes it. While it would have to yield, it creates none: other
-// processes would see a volume that comes and goes.
+// acquire creates a lock volume and waits until no other lock excludes it. While it would have to
+// yield, it creates none: other processes would see a volume that comes and goes.
 func (l *Locker) acquire(ctx context.Context, mode LockMode, onWait func()) (*heldLock, error) {
 	self, err := thisProcess()
 	if err != nil {

@@ -106,6 +106,6 @@ func (h *heldLock) release(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// undeleted are the nonces of locks that this process released but could not delete, because libvirt did not answer. Other callers in
-// this process need not wait until they expire.
+// undeleted are the nonces of locks that this process released but could not delete, because
+// libvirt did not answer. Other callers in this process need not wait until they expire.
 var undeleted sync.Map

@@ -10,9 +10,10 @@ import (
 // lockLinger is how long a Shared lock is kept after its last holder has released it.
 const lockLinger = 500 * time.Millisecond
 
-// joint is a lock that several callers in this process can hold together. Listing the locks of a pool takes longer the more volumes it
-// has (65 ms for 2,000), and an apply that moves a thousand VMs takes several Shared locks for each. So a caller joins a Shared lock
-// that exists. It cannot join one that is older than a beat, so that a waiting Exclusive lock gets its turn.
+// joint is a lock that several callers in this process can hold together. Listing the locks of a
+// pool takes longer the more volumes it has (65 ms for 2,000), and an apply that moves a thousand
+// VMs takes several Shared locks for each. So a caller joins a Shared lock that exists. It cannot
+// join one that is older than a beat, so that a waiting Exclusive lock gets its turn.
 type joint struct {
 	lock *heldLock
 	// until is when callers can no longer join.
@@ -52,8 +53,8 @@ func (j *joint) leave(ctx context.Context) error {
 	switch {
 	case lingers:
 		j.timer = time.AfterFunc(j.linger, func() {
-			// Nobody can handle a failure. Callers in this process ignore what is left (undeleted), and other processes delete it when
-			// this one has ended.
+			// Nobody can handle a failure. Callers in this process ignore what is left (undeleted),
+			// and other processes delete it when this one has ended.
 			_ = j.close(ctx)
 		})
 	case !shared:

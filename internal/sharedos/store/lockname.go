@@ -41,7 +41,8 @@ func parseLockName(rest string) (lockName, bool) {
 	beat, beatErr := strconv.Atoi(fields[4])
 	name := lockName{mode: LockMode(mode), holder: holder{fields[0], pid, start}, nonce: fields[3], beat: beat}
 	known := name.mode == Shared || name.mode == Record || name.mode == Exclusive
-	return name, known && pidErr == nil && startErr == nil && beatErr == nil && name.String() == string(LockVolume)+"-"+mode+"-"+rest
+	return name, known && pidErr == nil && startErr == nil && beatErr == nil &&
+		name.String() == string(LockVolume)+"-"+mode+"-"+rest
 }
 
 // conflict is what a lock has to do because of another.
@@ -55,7 +56,8 @@ const (
 	yields
 )
 
-// against returns what this lock has to do because of another. Of two locks that exclude each other, one waits and the other yields.
+// against returns what this lock has to do because of another. Of two locks that exclude each
+// other, one waits and the other yields.
 func (n lockName) against(other lockName) conflict {
 	switch {
 	case n.nonce == other.nonce:

@@ -80,11 +80,12 @@ func StateOf(process string) (ProcessState, error) {
 	return ProcessRuns, nil
 }
 
-// unseenLimit is how long a process that cannot be seen from here counts as running. It is longer than a creation usually takes.
+// unseenLimit is how long a process that cannot be seen from here counts as running. It is longer
+// than a creation usually takes.
 const unseenLimit = 30 * time.Minute
 
-// MakerEnded reports whether a process that began to make something has ended, and so has left it unfinished. A process that cannot be
-// seen counts as ended if this machine was started since it began, or half an hour after it began.
+// MakerEnded reports whether a process that began to make something has ended, and so has left it unfinished. A process
+// that cannot be seen counts as ended if this machine was started since it began, or half an hour after it began.
 func MakerEnded(process string, began time.Time) (bool, error) {
 	state, err := StateOf(process)
 	if err != nil || state != ProcessUnseen {

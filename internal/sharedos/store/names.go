@@ -9,7 +9,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// HeadSize is the number of bytes at the start of a volume that are written last. While they are zero, the volume is torn.
+// HeadSize is the number of bytes at the start of a volume that are written last. While they are
+// zero, the volume is torn.
 const HeadSize = 4096
 
 // MaxRecord is the maximum size in bytes of a signed manifest or a history.
@@ -37,7 +38,8 @@ type VolumeName struct {
 	Digest tree.Digest
 	// Of is the base or component that a head belongs to.
 	Of Named
-	// VM that a private disk belongs to, and Mark, the start of the VM's UUID. A disk of an earlier version has no mark.
+	// VM that a private disk belongs to, and Mark, the start of the VM's UUID. A disk of an earlier
+	// version has no mark.
 	VM, Mark string
 	// Disk is the name of a further disk of a VM.
 	Disk string
@@ -60,14 +62,16 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
 // CheckPoolName returns why a text cannot name a storage pool.
 func CheckPoolName(name string) error {
 	if !plain.MatchString(name) {
-		return fmt.Errorf("%q is not a name of 1 to 100 letters, digits and ._+-, starting with a letter or digit", name)
+		return fmt.Errorf("%q is not a name of 1 to 100 letters, digits and ._+-, starting with a letter or digit",
+			name)
 	}
 	return nil
 }
 
 // CheckGivenVolume returns why a text cannot name a volume that somebody else has made.
 func CheckGivenVolume(name string) error {
-	if len(name) > 255 || name == "" || name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
+	if len(name) > 255 || name == "" || name == "." || name == ".." ||
+		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == '/' || r == 0x7f }) {
 		return fmt.Errorf("%q is not a name of 1 to 255 bytes without slashes and control characters", name)
 	}
 	if _, ours := ParseVolumeName(name); ours {
@@ -82,7 +86,8 @@ func HeadName(kind release.Kind, name string) (string, error) {
 		return "", fmt.Errorf("%q is none of %q", kind, release.Kinds())
 	}
 	if !plain.MatchString(name) {
-		return "", fmt.Errorf("%q cannot name a %s: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", name, kind)
+		return "", fmt.Errorf(
+			"%q cannot name a %s: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", name, kind)
 	}
 	return string(HeadVolume) + "-" + string(kind) + "-" + name, nil
 }
@@ -93,11 +98,13 @@ const markDigits = 16
 // marked matches what follows "vm-" in the name of a private disk: the name of the VM, and the mark.
 var marked = regexp.MustCompile(`^(.*)\.([0-9a-f]{16})$`)
 
-// DiskName is the name of the volume of a VM's private disk: "vm-<name>.<the first 16 digits of its UUID>". The UUID is random, so
-// nobody else gives a volume this name by accident: the name is the mark that the volume is this VM's. The UUID is in canonical form.
+// DiskName is the name of the volume of a VM's private disk: "vm-<name>.<the first 16 digits of its
+// UUID>". The UUID is random, so nobody else gives a volume this name by accident: the name is the
+// mark that the volume is this VM's. The UUID is in canonical form.
 func DiskName(vm, uuid string) (string, error) {
 	if !plain.MatchString(vm) {
-		return "", fmt.Errorf("%q cannot name a VM: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", vm)
+		return "", fmt.Errorf(
+			"%q cannot name a VM: use 1 to 100 letters, digits and ._+-, starting with a letter or digit", vm)
 	}
 	digits := strings.ReplaceAll(uuid, "-", "")
 	if len(digits) != 2*markDigits || strings.Trim(digits, "0123456789abcdef") != "" {
@@ -106,11 +113,12 @@ func DiskName(vm, uuid string) (string, error) {
 	return string(DiskVolume) + "-" + vm + "." + digits[:markDigits], nil
 }
 
-// furtherMarked matches what follows "disk-" in the name of a further disk: the name of the VM, the mark, and the name of the disk.
+// furtherMarked matches what follows "disk-" in the name of a further disk: the name of the VM, the
+// mark, and the name of the disk.
 var furtherMarked = regexp.MustCompile(`^(.*)\.([0-9a-f]{16})\.([A-Za-z0-9][A-Za-z0-9_-]{0,19})$`)
 
-// FurtherDiskName is the name of the volume of a further disk of a VM: "disk-<name>.<the first 16 digits of its UUID>.<disk>". As with
-// DiskName, the name is the mark that the volume is this VM's.
+// FurtherDiskName is the name of the volume of a further disk of a VM: "disk-<name>.<the first 16
+// digits of its UUID>.<disk>". As with DiskName, the name is the mark that the volume is this VM's.
 func FurtherDiskName(vm, uuid, disk string) (string, error) {
 	private, err := DiskName(vm, uuid)
 	if err != nil {
@@ -134,11 +142,13 @@ func checkFurtherDisk(volume string) error {
 	return nil
 }
 
-// DiskIsOf reports whether a volume can be the private disk of the VM with a UUID. The record of the VM, its domain's metadata, has
-// to name the volume, too. This alone proves whose disk it is if an earlier version made it, whose name has no mark.
+// DiskIsOf reports whether a volume can be the private disk of the VM with a UUID. The record of
+// the VM, its domain's metadata, has to name the volume, too. This alone proves whose disk it is if
+// an earlier version made it, whose name has no mark.
 func DiskIsOf(volume, uuid string) bool {
 	name, ok := ParseVolumeName(volume)
-	return ok && name.Kind == DiskVolume && (name.Mark == "" || strings.HasPrefix(strings.ReplaceAll(uuid, "-", ""), name.Mark))
+	return ok && name.Kind == DiskVolume &&
+		(name.Mark == "" || strings.HasPrefix(strings.ReplaceAll(uuid, "-", ""), name.Mark))
 }
 
 // checkDisk returns an error unless a volume's name is that of a private disk.

@@ -45,13 +45,14 @@ func TestAPoolOnAFileSystemOfItsOwnKeepsTheContract(t *testing.T) {
 	mountedContract(t, target, "fs", "--source-dev", device, "--source-format", "ext4")
 }
 
-// A pool of type "netfs": what a server exports. Many a kernel has no NFS, so a file system in memory is mounted in its name, as
-// an administrator may have mounted the export before.
+// A pool of type "netfs": what a server exports. Many a kernel has no NFS, so a file system in
+// memory is mounted in its name, as an administrator may have mounted the export before.
 func TestAPoolOnAnExportKeepsTheContract(t *testing.T) {
 	target := t.TempDir()
 	must(t, unix.Mount("localhost:/export", target, "tmpfs", 0, "size=256m,mode=0755"))
 	t.Cleanup(func() { must(t, unix.Unmount(target, unix.MNT_DETACH)) })
-	mountedContract(t, target, "netfs", "--source-host", "localhost", "--source-path", "/export", "--source-format", "nfs")
+	mountedContract(t, target, "netfs", "--source-host", "localhost", "--source-path", "/export",
+		"--source-format", "nfs")
 }
 
 // mountedContract checks the contract on a pool whose source is mounted at target.
@@ -89,7 +90,8 @@ func TestAPoolOfBlockDevicesKeepsLayersBlobsAndRecords(t *testing.T) {
 	// What was there before is a record of its own, at every place at which one could be.
 	old := make([]byte, 1<<20)
 	stale := tree.Sum([]byte("what was deleted"))
-	copy(old, fmt.Sprintf("sharedos-record 99 %d %s\n%s\n", len(stale.String())+1, tree.Sum([]byte(stale.String()+"\n")), stale))
+	copy(old, fmt.Sprintf("sharedos-record 99 %d %s\n%s\n", len(stale.String())+1,
+		tree.Sum([]byte(stale.String()+"\n")), stale))
 	s, bed, pool := logical(t, old)
 	ctx := t.Context()
 
@@ -217,7 +219,8 @@ func TestAPoolThatRoundsUpKeepsThePrivateDiskThatItMade(t *testing.T) {
 		t.Errorf("it begins with what was there before, or has lost what was written to it: %v", err)
 	}
 	// libvirt cannot grow volumes of this type.
-	if _, err := s.CreatePrivateDisk(t.Context(), "vm-web", 128<<20); err == nil || !strings.Contains(err.Error(), "grow volume") {
+	if _, err := s.CreatePrivateDisk(t.Context(), "vm-web", 128<<20); err == nil ||
+		!strings.Contains(err.Error(), "grow volume") {
 		t.Errorf("growing it: %v", err)
 	}
 	must(t, s.DeletePrivateDisk(t.Context(), "vm-web"))

@@ -10,13 +10,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// A record is a small volume whose content can be replaced: a history or a signed manifest. A pool can neither rename a volume nor
-// replace its content atomically, so a record has two slots. A write goes into the slot that does not have the newest content. It
-// takes effect when the slot's head is written, which has the length and the digest of the content. An interrupted write leaves the
-// other slot as it was.
+// A record is a small volume whose content can be replaced: a history or a signed manifest. A pool can
+// neither rename a volume nor replace its content atomically, so a record has two slots. A write goes into
+// the slot that does not have the newest content. It takes effect when the slot's head is written, which
+// has the length and the digest of the content. An interrupted write leaves the other slot as it was.
 //
-// The first write uses the first slot, after it has cleared the head of the second. Only the start of a new volume is known to be
-// zero: the rest may be left from another record, which was deleted.
+// The first write uses the first slot, after it has cleared the head of the second. Only the start
+// of a new volume is known to be zero: the rest may be left from another record, which was deleted.
 
 const (
 	slotSize       = 1 << 20
@@ -83,8 +83,8 @@ type current struct {
 	slot     int64
 }
 
-// readRecord returns the newest complete content. ErrNotFound if no write was ever completed; ErrCorrupt if there is no complete
-// content and an interrupted write does not explain that.
+// readRecord returns the newest complete content. ErrNotFound if no write was ever completed;
+// ErrCorrupt if there is no complete content and an interrupted write does not explain that.
 func readRecord(read readAt) (current, error) {
 	var heads [2]slotHead
 	var parsed [2]bool

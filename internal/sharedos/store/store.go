@@ -1,13 +1,14 @@
 // Package store keeps what VMs are made of: layers, blobs and manifests, the histories of bases and components, private
 // disks, and the locks that keep processes from changing them at the same time.
 //
-// Each of these has an interface of its own: [Objects], [Heads], [Disks] and [Locks]. A caller asks for those that it uses.
-// [Libvirt] implements all four on a libvirt storage pool, through the storage API only, so that most types of pools can
-// be used (design/0019).
+// Each of these has an interface of its own: [Objects], [Heads], [Disks] and [Locks]. A caller asks
+// for those that it uses. [Libvirt] implements all four on a libvirt storage pool, through the
+// storage API only, so that most types of pools can be used (design/0019).
 //
-// In a pool, everything is a volume that is named after its content: "layer-<64 hex>", "blob-<64 hex>", "release-<64 hex>"
-// (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>.<mark>" (a private disk), "disk-<name>.<mark>.<disk>" (a further disk of a VM) and "lock-…" (see [Locker]).
-// A layer, blob or manifest is either complete or absent for every reader: its first 4 KiB are written last.
+// In a pool, everything is a volume that is named after its content: "layer-<64 hex>", "blob-<64 hex>",
+// "release-<64 hex>" (a signed manifest), "head-<kind>-<name>" (a history), "vm-<name>.<mark>" (a private
+// disk), "disk-<name>.<mark>.<disk>" (a further disk of a VM) and "lock-…" (see [Locker]). A layer, blob
+// or manifest is either complete or absent for every reader: its first 4 KiB are written last.
 package store
 
 import (
@@ -35,8 +36,8 @@ var (
 	ErrCorrupt = errors.New("the volume's content is not what its name says")
 	// ErrShrink means that a private disk was to become smaller, which would cut off data.
 	ErrShrink = errors.New("a disk cannot shrink")
-	// ErrAbsentPool means that libvirt has no storage pool of a name that this store does not make. It matches ErrUnreachable: what
-	// is in the pool is unknown.
+	// ErrAbsentPool means that libvirt has no storage pool of a name that this store does not make.
+	// It matches ErrUnreachable: what is in the pool is unknown.
 	ErrAbsentPool = fmt.Errorf("libvirt has no such storage pool: %w", ErrUnreachable)
 	// ErrFormat means that a volume has another format than the one that it should have.
 	ErrFormat = errors.New("the volume has another format")
@@ -45,11 +46,12 @@ var (
 // Progress is called with the number of bytes done and the total. It may be called often and must return at once.
 type Progress func(done, total int64)
 
-// Objects keeps layers, blobs and signed manifests. They never change and are named by their digests. Every method is safe
-// to repeat.
+// Objects keeps layers, blobs and signed manifests. They never change and are named by their
+// digests. Every method is safe to repeat.
 type Objects interface {
 	// PutLayer uploads a layer unless the store holds all of it already, and reports whether it uploaded anything.
-	PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt, progress Progress) (uploaded bool, err error)
+	PutLayer(ctx context.Context, layer release.Layer, content io.ReaderAt,
+		progress Progress) (uploaded bool, err error)
 	// LayerPath returns the layer's path on the host; ErrNotFound if the store does not hold all of it.
 	LayerPath(ctx context.Context, id tree.Digest) (string, error)
 	// PutBlob uploads a kernel, an initramfs or a contents list unless the store holds all of it already.
@@ -61,8 +63,8 @@ type Objects interface {
 	// ReadLayer calls use with a reader of the layer, which is valid until use returns; ErrNotFound if the store does
 	// not hold it. It does not verify what is read.
 	ReadLayer(ctx context.Context, layer release.Layer, use func(io.ReaderAt) error) error
-	// VerifyLayer reads a whole layer; ErrCorrupt if its content is not the layer's, ErrNotFound if the store does not hold all of
-	// it. What this process has uploaded or verified before is not read again.
+	// VerifyLayer reads a whole layer; ErrCorrupt if its content is not the layer's, ErrNotFound if the
+	// store does not hold all of it. What this process has uploaded or verified before is not read again.
 	VerifyLayer(ctx context.Context, layer release.Layer) error
 	// VerifyBlob does the same for a blob.
 	VerifyBlob(ctx context.Context, blob release.Blob) error
@@ -72,8 +74,8 @@ type Objects interface {
 	GetManifest(ctx context.Context, id tree.Digest) ([]byte, error)
 	// ListObjects lists the volumes of layers, blobs and manifests, torn ones included.
 	ListObjects(ctx context.Context) ([]Volume, error)
-	// Unfinished reports whether a process that was killed has left something of the last deletion: objects or locks in a store
-	// without any history or private disk, or an empty pool that Libvirt has created. A Sweep removes it.
+	// Unfinished reports whether a process that was killed has left something of the last deletion: objects or locks
+	// in a store without any history or private disk, or an empty pool that Libvirt has created. A Sweep removes it.
 	Unfinished(ctx context.Context) (bool, error)
 	// Sweep deletes every layer, blob and manifest whose digest is not in keep, and returns what it deleted. The caller
 	// holds an Exclusive lock. If nothing is left, Libvirt also removes a pool that it created; the next object or disk
@@ -95,9 +97,9 @@ type Heads interface {
 
 // Disks keeps the private disks of VMs. Every method is safe to repeat.
 type Disks interface {
-	// CreatePrivateDisk creates a sparse raw volume of size bytes under a name that DiskName has given, and returns its path on
-	// the host. An existing one is grown; ErrShrink if it is larger. Whether an existing one is the VM's is for the caller to
-	// know (DiskIsOf).
+	// CreatePrivateDisk creates a sparse raw volume of size bytes under a name that DiskName has
+	// given, and returns its path on the host. An existing one is grown; ErrShrink if it is larger.
+	// Whether an existing one is the VM's is for the caller to know (DiskIsOf).
 	CreatePrivateDisk(ctx context.Context, volume string, size int64) (path string, err error)
 	// DeletePrivateDisk deletes a private disk by the name of its volume. It is no error if there is none.
 	DeletePrivateDisk(ctx context.Context, volume string) error
@@ -105,10 +107,10 @@ type Disks interface {
 	PrivateDisk(ctx context.Context, volume string) (Volume, error)
 	// Room returns the room for private disks; ErrNotFound if the pool does not exist yet.
 	Room(ctx context.Context) (Room, error)
-	// CreateDisk creates a sparse volume of size bytes for a further disk, under a name that FurtherDiskName has given, and returns
-	// its path on the host. An existing one is grown, but for a file that QEMU has open (inUse), which QEMU grows itself. ErrShrink
-	// if it is larger, ErrFormat if it has another format. The pool "" is the store's own; another one has to exist
-	// (ErrAbsentPool).
+	// CreateDisk creates a sparse volume of size bytes for a further disk, under a name that
+	// FurtherDiskName has given, and returns its path on the host. An existing one is grown, but for a
+	// file that QEMU has open (inUse), which QEMU grows itself. ErrShrink if it is larger, ErrFormat if
+	// it has another format. The pool "" is the store's own; another one has to exist (ErrAbsentPool).
 	CreateDisk(ctx context.Context, pool, volume string, size int64, format string, inUse bool) (path string, err error)
 	// DeleteDisk deletes the volume of a further disk. It is no error if there is none.
 	DeleteDisk(ctx context.Context, pool, volume string) error
@@ -122,9 +124,10 @@ type Disks interface {
 
 // Locks keeps processes, on any machine that uses the store, from changing it at the same time.
 type Locks interface {
-	// Lock waits until nobody holds a lock that excludes one of this mode, and calls report once if it has to wait. Work
-	// under the lock uses the returned context, which ends when the lock is lost. unlock must be called.
-	Lock(ctx context.Context, mode LockMode, report func(step string)) (locked context.Context, unlock func() error, err error)
+	// Lock waits until nobody holds a lock that excludes one of this mode, and calls report once if it has to wait.
+	// Work under the lock uses the returned context, which ends when the lock is lost. unlock must be called.
+	Lock(ctx context.Context, mode LockMode, report func(step string)) (locked context.Context,
+		unlock func() error, err error)
 }
 
 // Store keeps everything in one place.

@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// ThisWorkspace identifies, in a text of one word, the state of Terraform that this process works on, as far as a provider can see: by
-// the machine, the working directory, and the workspace that is selected there (terraform workspace).
+// ThisWorkspace identifies, in a text of one word, the state of Terraform that this process works
+// on, as far as a provider can see: by the machine, the working directory, and the workspace that
+// is selected there (terraform workspace).
 func ThisWorkspace() (string, error) {
 	directory, err := os.Getwd()
 	if err != nil {
@@ -31,6 +32,7 @@ func ThisWorkspace() (string, error) {
 		}
 		workspace = strings.TrimSpace(string(selected))
 	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{string(machine), directory, cmp.Or(workspace, "default")}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{string(machine), directory, cmp.Or(workspace, "default")},
+		"\x00")))
 	return hex.EncodeToString(sum[:8]), nil
 }

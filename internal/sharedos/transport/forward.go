@@ -12,8 +12,8 @@ import (
 // maxForwarded is how many connections a Forward serves at the same time. Further ones wait.
 const maxForwarded = 64
 
-// Forward listens on a TCP port of 127.0.0.1, and connects each connection to a guest. Every user of the machine can connect, so
-// what listens in the guest has to authenticate its clients.
+// Forward listens on a TCP port of 127.0.0.1, and connects each connection to a guest. Every user
+// of the machine can connect, so what listens in the guest has to authenticate its clients.
 type Forward struct {
 	listener net.Listener
 	ctx      context.Context
@@ -21,8 +21,8 @@ type Forward struct {
 	work     sync.WaitGroup
 }
 
-// NewForward listens on a free port of 127.0.0.1. dial connects to the guest, once for each connection. failed is called with the
-// error of a connection that could not be made. Close ends it all.
+// NewForward listens on a free port of 127.0.0.1. dial connects to the guest, once for each connection.
+// failed is called with the error of a connection that could not be made. Close ends it all.
 func NewForward(dial func(context.Context) (net.Conn, error), failed func(error)) (*Forward, error) {
 	var config net.ListenConfig
 	ctx, end := context.WithCancel(context.Background())
@@ -84,7 +84,8 @@ func (f *Forward) accept(dial func(context.Context) (net.Conn, error), failed fu
 
 // join copies between two connections until both directions have ended, or the Forward ends.
 func (f *Forward) join(client, guest net.Conn) {
-	closeBoth := sync.OnceFunc(func() { _, _ = client.Close(), guest.Close() }) // what both sides wrote has been copied, or is given up
+	closeBoth := sync.OnceFunc(
+		func() { _, _ = client.Close(), guest.Close() }) // what both sides wrote has been copied, or is given up
 	defer closeBoth()
 	stop := context.AfterFunc(f.ctx, closeBoth)
 	defer stop()

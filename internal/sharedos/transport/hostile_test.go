@@ -98,13 +98,23 @@ func TestAHostileGuestCostsACallItsTimeAndNoMore(t *testing.T) {
 			_, _ = conn.Write(frame(1000, 1, 2, []byte("half")))
 			discard(conn)
 		},
-		"answers a call that was not made": func(conn net.Conn) { receive(conn); _, _ = conn.Write(frame(4, 999, 2, []byte("four"))); discard(conn) },
+		"answers a call that was not made": func(conn net.Conn) {
+			receive(conn)
+			_, _ = conn.Write(
+				frame(4, 999, 2, []byte("four")))
+			discard(conn)
+		},
 		"answers garbage": func(conn net.Conn) {
 			receive(conn)
 			_, _ = conn.Write(frame(64, 1, 2, bytes.Repeat([]byte{0xff}, 64)))
 			discard(conn)
 		},
-		"sends a data frame that was not requested": func(conn net.Conn) { receive(conn); _, _ = conn.Write(frame(4, 1, 3, []byte("four"))); discard(conn) },
+		"sends a data frame that was not requested": func(conn net.Conn) {
+			receive(conn)
+			_, _ = conn.Write(
+				frame(4, 1, 3, []byte("four")))
+			discard(conn)
+		},
 		"announces four gigabytes": func(conn net.Conn) {
 			receive(conn)
 			_, _ = conn.Write(frame(0xffffffff, 1, 2, nil))
@@ -204,7 +214,8 @@ func TestSilentAndSlowClientsKeepNobodyOut(t *testing.T) {
 			if _, err := late.Status(ctx, &agentapi.StatusRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			matrix.Record(t, "slow peer", "hundreds of "+name+" connections to the agent", "an operator can connect at once")
+			matrix.Record(t, "slow peer", "hundreds of "+name+" connections to the agent",
+				"an operator can connect at once")
 		})
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// Limits on clients that have not proved who they are: every user of the host can connect to the vsock of a guest. There
-// is nothing to tell them apart by, since all of them have the host's CID, so the oldest client gives way to the newest.
-// A client with an operator's key sends its first message at once and has finished a moment later.
+// Limits on clients that have not proved who they are: every user of the host can connect to the vsock of a guest.
+// There is nothing to tell them apart by, since all of them have the host's CID, so the oldest client gives way to
+// the newest. A client with an operator's key sends its first message at once and has finished a moment later.
 const (
 	// MaxSilent is how many clients may have sent nothing yet. They take hardly any memory.
 	MaxSilent = 128
@@ -31,9 +31,9 @@ const (
 	handshakeTimeout = 10 * time.Second
 )
 
-// Listener accepts connections that have completed their TLS handshake. Handshakes run concurrently, each with limits on
-// its time and on the number of others. No number of clients that send nothing, or only a part of a handshake, keeps out
-// a client with an operator's key.
+// Listener accepts connections that have completed their TLS handshake. Handshakes run
+// concurrently, each with limits on its time and on the number of others. No number of clients that
+// send nothing, or only a part of a handshake, keeps out a client with an operator's key.
 type Listener struct {
 	inner             net.Listener
 	config            *tls.Config
@@ -51,7 +51,8 @@ func NewListener(inner net.Listener, config *tls.Config) *Listener {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Listener{
 		inner: inner, config: config, silent: line{limit: MaxSilent}, handshake: line{limit: MaxHandshakes},
-		waiting: make(chan struct{}, maxWaiting), ready: make(chan net.Conn), failed: make(chan error, 1), ctx: ctx, cancel: cancel,
+		waiting: make(chan struct{}, maxWaiting), ready: make(chan net.Conn), failed: make(chan error, 1),
+		ctx: ctx, cancel: cancel,
 	}
 	l.tasks.Add(1)
 	go l.acceptAll()

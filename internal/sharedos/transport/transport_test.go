@@ -170,7 +170,8 @@ func (l chanListener) Accept() (net.Conn, error) {
 func (l chanListener) Close() error   { return nil }
 func (l chanListener) Addr() net.Addr { return &net.UnixAddr{} }
 
-func status(t *testing.T, dialer transport.Dialer, operator ed25519.PrivateKey, pinned ed25519.PublicKey) (ed25519.PublicKey, error) {
+func status(t *testing.T, dialer transport.Dialer, operator ed25519.PrivateKey,
+	pinned ed25519.PublicKey) (ed25519.PublicKey, error) {
 	t.Helper()
 	config, err := transport.ClientConfig(operator, pinned)
 	if err != nil {

@@ -35,7 +35,8 @@ func appendEntry(buf []byte, e Entry) []byte {
 	text(e.Path)
 	buf = append(buf, byte(e.Type))
 	for _, n := range []uint64{
-		uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.ModTime.Unix()), uint64(e.Major), uint64(e.Minor), uint64(e.Size),
+		uint64(e.Mode), uint64(e.UID), uint64(e.GID), uint64(e.ModTime.Unix()), uint64(e.Major),
+		uint64(e.Minor), uint64(e.Size),
 	} {
 		buf = binary.AppendUvarint(buf, n)
 	}

@@ -5,7 +5,8 @@ type Owner int
 
 // The owners.
 const (
-	// OwnedByOS is a path of which every VM has exactly the release's version: all of /usr, and what no other owner has.
+	// OwnedByOS is a path of which every VM has exactly the release's version: all of /usr, and
+	// what no other owner has.
 	OwnedByOS Owner = iota
 	// CarriedByOS is a path of the OS on the VM's private disk, where the VM can have files of its
 	// own, too: what a release brings below /opt and /usr/local, which Normalise moves below /var.

@@ -100,8 +100,8 @@ type Entry struct {
 	// Mode holds permission, setuid, setgid and sticky bits only: 07777.
 	Mode     uint32
 	UID, GID uint32
-	// Inode is the same number, other than 0, for all names of one file (hard links). What is changed in one of the entries
-	// makes it a file of its own. Equal ignores it, and contents lists do not have it.
+	// Inode is the same number, other than 0, for all names of one file (hard links). What is changed in
+	// one of the entries makes it a file of its own. Equal ignores it, and contents lists do not have it.
 	Inode uint32
 	// ModTime has a resolution of seconds. Equal ignores it.
 	ModTime time.Time

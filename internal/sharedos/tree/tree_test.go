@@ -47,30 +47,31 @@ func TestNewRefusesWhatIsNoTree(t *testing.T) {
 		entries []tree.Entry
 		want    string
 	}{
-		"nothing at all":            {nil, "root"},
-		"no root":                   {[]tree.Entry{dir("a")}, "root"},
-		"root is a file":            {[]tree.Entry{file(".", "")}, "root"},
-		"a path twice":              {[]tree.Entry{dir("."), dir("a"), dir("a")}, "twice"},
-		"no parent":                 {[]tree.Entry{dir("."), file("a/b", "")}, "no parent"},
-		"below a file":              {[]tree.Entry{dir("."), file("a", ""), file("a/b", "")}, "below a regular file"},
-		"below a link":              {[]tree.Entry{dir("."), link("a", "b"), file("a/b", "")}, "below a symbolic link"},
-		"empty path":                {[]tree.Entry{dir("."), dir("")}, "empty"},
-		"absolute":                  {[]tree.Entry{dir("."), dir("/a")}, "absolute"},
-		"dot dot":                   {[]tree.Entry{dir("."), dir("..")}, "outside"},
-		"dot dot first":             {[]tree.Entry{dir("."), dir("../a")}, "outside"},
-		"dot dot inside":            {[]tree.Entry{dir("."), dir("a"), dir("a/../b")}, "not clean"},
-		"trailing slash":            {[]tree.Entry{dir("."), dir("a/")}, "not clean"},
-		"NUL":                       {[]tree.Entry{dir("."), dir("a\x00b")}, "NUL"},
-		"long name":                 {[]tree.Entry{dir("."), dir(long)}, "name of 256"},
-		"long path":                 {[]tree.Entry{dir("."), dir(deep)}, "path of 4096"},
-		"no type":                   {[]tree.Entry{dir("."), {Path: "a"}}, "unknown type"},
-		"type bits in mode":         {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Mode: 0o40755}}, "mode"},
-		"file without digest":       {[]tree.Entry{dir("."), {Path: "a", Type: tree.Regular}}, "digest"},
-		"link without target":       {[]tree.Entry{dir("."), link("a", "")}, "target"},
-		"directory with size":       {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Size: 1}}, "content"},
-		"directory with target":     {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Link: "x"}}, "target"},
-		"fifo with device number":   {[]tree.Entry{dir("."), {Path: "a", Type: tree.FIFO, Major: 1}}, "device"},
-		"attribute without a name":  {[]tree.Entry{{Path: ".", Type: tree.Directory, Xattrs: map[string]string{"": ""}}}, "attribute"},
+		"nothing at all":          {nil, "root"},
+		"no root":                 {[]tree.Entry{dir("a")}, "root"},
+		"root is a file":          {[]tree.Entry{file(".", "")}, "root"},
+		"a path twice":            {[]tree.Entry{dir("."), dir("a"), dir("a")}, "twice"},
+		"no parent":               {[]tree.Entry{dir("."), file("a/b", "")}, "no parent"},
+		"below a file":            {[]tree.Entry{dir("."), file("a", ""), file("a/b", "")}, "below a regular file"},
+		"below a link":            {[]tree.Entry{dir("."), link("a", "b"), file("a/b", "")}, "below a symbolic link"},
+		"empty path":              {[]tree.Entry{dir("."), dir("")}, "empty"},
+		"absolute":                {[]tree.Entry{dir("."), dir("/a")}, "absolute"},
+		"dot dot":                 {[]tree.Entry{dir("."), dir("..")}, "outside"},
+		"dot dot first":           {[]tree.Entry{dir("."), dir("../a")}, "outside"},
+		"dot dot inside":          {[]tree.Entry{dir("."), dir("a"), dir("a/../b")}, "not clean"},
+		"trailing slash":          {[]tree.Entry{dir("."), dir("a/")}, "not clean"},
+		"NUL":                     {[]tree.Entry{dir("."), dir("a\x00b")}, "NUL"},
+		"long name":               {[]tree.Entry{dir("."), dir(long)}, "name of 256"},
+		"long path":               {[]tree.Entry{dir("."), dir(deep)}, "path of 4096"},
+		"no type":                 {[]tree.Entry{dir("."), {Path: "a"}}, "unknown type"},
+		"type bits in mode":       {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Mode: 0o40755}}, "mode"},
+		"file without digest":     {[]tree.Entry{dir("."), {Path: "a", Type: tree.Regular}}, "digest"},
+		"link without target":     {[]tree.Entry{dir("."), link("a", "")}, "target"},
+		"directory with size":     {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Size: 1}}, "content"},
+		"directory with target":   {[]tree.Entry{dir("."), {Path: "a", Type: tree.Directory, Link: "x"}}, "target"},
+		"fifo with device number": {[]tree.Entry{dir("."), {Path: "a", Type: tree.FIFO, Major: 1}}, "device"},
+		"attribute without a name": {[]tree.Entry{{Path: ".", Type: tree.Directory,
+			Xattrs: map[string]string{"": ""}}}, "attribute"},
 		"attribute with a NUL name": {[]tree.Entry{{Path: ".", Type: tree.Directory, Xattrs: map[string]string{"a\x00": ""}}}, "attribute"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,7 +166,8 @@ func TestNewAcceptsAnyOrder(t *testing.T) {
 		entries := []tree.Entry{dir(".")}
 		seen := map[string]bool{}
 		for range rapid.IntRange(0, 30).Draw(t, "n") {
-			parents := slices.DeleteFunc(slices.Clone(entries), func(e tree.Entry) bool { return e.Type != tree.Directory })
+			parents := slices.DeleteFunc(slices.Clone(entries),
+				func(e tree.Entry) bool { return e.Type != tree.Directory })
 			parent := rapid.SampledFrom(parents).Draw(t, "parent").Path
 			p := path.Join(parent, rapid.StringMatching(`[-+. a/]{1,3}`).Filter(func(s string) bool {
 				return !strings.Contains(s, "/") && s != "." && s != ".."
@@ -208,7 +210,8 @@ func TestDigestRoundTrip(t *testing.T) {
 	if back, err := tree.ParseDigest(d.String()); err != nil || back != d {
 		t.Errorf("%v, %v", back, err)
 	}
-	for _, bad := range []string{"", d.Hex(), "sha256:" + strings.ToUpper(d.Hex()), d.String() + "0", "sha256:" + strings.Repeat("g", 64)} {
+	for _, bad := range []string{"", d.Hex(), "sha256:" + strings.ToUpper(d.Hex()), d.String() + "0",
+		"sha256:" + strings.Repeat("g", 64)} {
 		if _, err := tree.ParseDigest(bad); !errors.Is(err, tree.ErrDigest) {
 			t.Errorf("ParseDigest(%q): %v, want ErrDigest", bad, err)
 		}

@@ -100,7 +100,8 @@ func (f *Fleet) status(ctx context.Context, domain hypervisor.Domain) (*agentapi
 	return status, agent.Close()
 }
 
-func statusOf(ctx context.Context, agent *transport.Agent, request *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
+func statusOf(ctx context.Context, agent *transport.Agent,
+	request *agentapi.StatusRequest) (*agentapi.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	status, err := agent.Status(ctx, request)
@@ -124,7 +125,8 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 	if err := f.Hypervisor.Start(ctx, name); err != nil {
 		return 0, fmt.Errorf("start: %w", err)
 	}
-	status, err := f.await(ctx, name, "waiting for the agent", progress, askNow, func(*agentapi.StatusResponse) bool { return true })
+	status, err := f.await(ctx, name, "waiting for the agent", progress, askNow,
+		func(*agentapi.StatusResponse) bool { return true })
 	if err != nil {
 		return 0, err
 	}
@@ -133,7 +135,8 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 		ready = 0
 	}
 	if !started(status) {
-		if _, err := f.await(ctx, name, "the agent answers; waiting for the services", progress, askForServices, started); err != nil {
+		if _, err := f.await(ctx, name, "the agent answers; waiting for the services", progress,
+			askForServices, started); err != nil {
 			return 0, err
 		}
 	}
@@ -154,7 +157,8 @@ func (f *Fleet) awaitAddress(ctx context.Context, name string, progress Progress
 	limited, cancel := context.WithTimeout(ctx, cmp.Or(f.AddressLimit, addressLimit))
 	defer cancel()
 	if _, err := f.await(limited, name, "the services have started; waiting for an address", progress, askForAddress,
-		func(status *agentapi.StatusResponse) bool { return !unreachable(domain, status) }); err != nil && limited.Err() == nil {
+		func(status *agentapi.StatusResponse) bool { return !unreachable(domain, status) }); err != nil &&
+		limited.Err() == nil {
 		return err
 	}
 	return ctx.Err()
@@ -199,7 +203,8 @@ func askForAddress() *agentapi.StatusRequest {
 
 // askForTurn asks an agent that waits for the host to answer when it no longer waits.
 func askForTurn() *agentapi.StatusRequest {
-	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING, WaitMs: waitFor.Milliseconds()}
+	return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: agentapi.State_STARTING,
+		WaitMs: waitFor.Milliseconds()}
 }
 
 // wentOff is why a VM that is off cannot be waited for.
@@ -210,12 +215,14 @@ func (f *Fleet) wentOff(ctx context.Context, name, what, console string) error {
 			name, what, err, console, f.consoleTail(ctx, console))
 	}
 	if broke {
-		return fmt.Errorf("VM %q went off while %s: %w, without the guest having powered off: it crashed or was killed, for example because the "+
-			"host was out of memory. The VM's log of libvirt (/var/log/libvirt/qemu/%s.log) and the host's kernel log tell why; "+
-			"mend that and apply again; the end of its console, %s:%s",
+		return fmt.Errorf(
+			"VM %q went off while %s: %w, without the guest having powered off: it crashed or was killed, for "+
+				"example because the host was out of memory. The VM's log of libvirt (/var/log/libvirt/qemu/%s.log) "+
+				"and the host's kernel log tell why; mend that and apply again; the end of its console, %s:%s",
 			name, what, ErrBroke, name, console, f.consoleTail(ctx, console))
 	}
-	return fmt.Errorf("VM %q powered off while %s; the end of its console, %s:%s", name, what, console, f.consoleTail(ctx, console))
+	return fmt.Errorf("VM %q powered off while %s; the end of its console, %s:%s", name, what, console,
+		f.consoleTail(ctx, console))
 }
 
 // await asks the agent until done returns true, the VM is off or stays paused, or ctx ends. At the first contact it
@@ -259,14 +266,16 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 		if state != hypervisor.Paused {
 			ran = time.Now()
 		} else if paused := time.Since(ran); paused >= cmp.Or(f.PausedLimit, time.Minute) {
-			return nil, fmt.Errorf("%s of VM %q: %w since %d s: QEMU pauses a VM when it cannot write its disk or cannot go on, which the "+
-				"VM's log of libvirt tells (virsh domstate --reason %s; /var/log/libvirt/qemu/%s.log); mend that, then virsh resume or "+
-				"virsh destroy it, and apply again; the end of its console, %s:%s",
+			return nil, fmt.Errorf(
+				"%s of VM %q: %w since %d s: QEMU pauses a VM when it cannot write its disk or cannot go on, which "+
+					"the VM's log of libvirt tells (virsh domstate --reason %s; /var/log/libvirt/qemu/%s.log); mend "+
+					"that, then virsh resume or virsh destroy it, and apply again; the end of its console, %s:%s",
 				what, name, ErrPaused, int(paused.Seconds()), name, name, console, f.consoleTail(ctx, console))
 		}
 		if agent == nil && reset.over(ctx, vsock, time.Now()) {
 			agent, err = f.connectAndPin(ctx, domain)
-			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, ErrOperator) || errors.Is(err, hypervisor.ErrVSockEnded) {
+			if errors.Is(err, transport.ErrPeerKey) || errors.Is(err, ErrOperator) ||
+				errors.Is(err, hypervisor.ErrVSockEnded) {
 				return nil, err // waiting does not help
 			}
 		}
@@ -301,8 +310,8 @@ func (f *Fleet) await(ctx context.Context, name, what string, progress Progress,
 // bootLimit is the default of Fleet.BootLimit. An emulated guest boots in half a minute.
 const bootLimit = time.Minute
 
-// awaitBoot waits for the agent of a VM that may still be booting. If the agent does not answer within Fleet.BootLimit, it returns nil,
-// too: what follows asks the agent again, and knows what to do without an answer.
+// awaitBoot waits for the agent of a VM that may still be booting. If the agent does not answer within
+// Fleet.BootLimit, it returns nil, too: what follows asks the agent again, and knows what to do without an answer.
 func (f *Fleet) awaitBoot(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
 	_, err := f.status(ctx, domain)
 	if !errors.Is(err, ErrNoAnswer) {

@@ -12,10 +12,11 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// bootFile returns the path from which QEMU reads a blob of the store: its volume, or a file in BootDir that is named by
-// the digest. QEMU cannot read an initramfs from a device, whose size is not the blob's, so a volume on a device is copied
-// to such a file. An existing file is checked, and written again if its content differs.
-func (f *Fleet) bootFile(ctx context.Context, volume string, digest tree.Digest, content func() ([]byte, error)) (string, error) {
+// bootFile returns the path from which QEMU reads a blob of the store: its volume, or a file in BootDir that is
+// named by the digest. QEMU cannot read an initramfs from a device, whose size is not the blob's, so a volume
+// on a device is copied to such a file. An existing file is checked, and written again if its content differs.
+func (f *Fleet) bootFile(ctx context.Context, volume string, digest tree.Digest,
+	content func() ([]byte, error)) (string, error) {
 	if !hypervisor.IsDevice(volume) {
 		return volume, nil
 	}

@@ -47,7 +47,8 @@ func (w *world) mustBoot(t *testing.T, kernel string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{domain.Kernel: "kernel " + kernel, domain.Initramfs: "agentmodules " + kernel} {
+	for path, want := range map[string]string{domain.Kernel: "kernel " + kernel,
+		domain.Initramfs: "agentmodules " + kernel} {
 		got, err := os.ReadFile(path)
 		if err != nil || string(got) != want {
 			t.Errorf("%s holds %q, %v, want %q", path, got, err, want)
@@ -117,7 +118,8 @@ func TestAFileToBootFromStaysAsLongAsADomainNamesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	sweep(2)
-	if left := w.bootFiles(t); slices.ContainsFunc(left, func(path string) bool { return slices.Contains(before, path) }) {
+	if left := w.bootFiles(t); slices.ContainsFunc(left,
+		func(path string) bool { return slices.Contains(before, path) }) {
 		t.Errorf("what nothing boots is left: %v", left)
 	}
 	if err := w.fleet.Delete(within(t, time.Minute), spec.Name, spec.UUID, quiet); err != nil {

@@ -57,7 +57,8 @@ func (f *Fleet) release(ctx context.Context, id tree.Digest) (signed, error) {
 		return signed{}, fmt.Errorf("check release %s: %w", id, err)
 	}
 	if actual != id {
-		return signed{}, fmt.Errorf("check release %s: the store holds %s under its name; publish the base again", id, actual)
+		return signed{}, fmt.Errorf("check release %s: the store holds %s under its name; publish the base again", id,
+			actual)
 	}
 	return signed{id, note, manifest}, nil
 }
@@ -123,8 +124,8 @@ func (r recipe) releases() []tree.Digest {
 // maxComposed is how many stacks are kept whose contents lists were merged.
 const maxComposed = 16
 
-// stacks are those that were composed of several components, or with stand-ins: to merge their contents lists, or to make
-// their joining layer, takes time.
+// stacks are those that were composed of several components, or with stand-ins: to merge their
+// contents lists, or to make their joining layer, takes time.
 type stacks struct {
 	mu   sync.Mutex
 	kept map[string]*composed
@@ -269,7 +270,8 @@ func (f *Fleet) joining(ctx context.Context, of recipe, prefer []release.Prefere
 	}
 	m := found.Manifest
 	return &compose.Joining{
-		Release: found, Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages, Users: m.Users, Groups: m.Groups,
+		Release: found, Layer: m.Layers[0], Contents: m.Contents, Packages: m.Packages,
+		Users: m.Users, Groups: m.Groups,
 	}, nil
 }
 
@@ -293,13 +295,15 @@ func (f *Fleet) standIn(ctx context.Context, of recipe, component release.Identi
 var errNoDeriver = errors.New("no stand-ins can be made")
 
 // derived reads a release of one layer that was made of others.
-func (f *Fleet) derived(ctx context.Context, id tree.Digest, kind release.Kind, base tree.Digest) (release.Identified, error) {
+func (f *Fleet) derived(ctx context.Context, id tree.Digest, kind release.Kind,
+	base tree.Digest) (release.Identified, error) {
 	found, err := f.release(ctx, id)
 	if err != nil {
 		return release.Identified{}, err
 	}
 	if m := found.manifest; m.Kind != kind || m.BuiltOn != base || len(m.Layers) != 1 {
-		return release.Identified{}, fmt.Errorf("release %s is of %s %q, and not the %s of these components", id, m.Kind, m.Name, kind)
+		return release.Identified{},
+			fmt.Errorf("release %s is of %s %q, and not the %s of these components", id, m.Kind, m.Name, kind)
 	}
 	return release.Identified{ID: found.id, Manifest: found.manifest}, nil
 }
@@ -349,9 +353,9 @@ type bootImage struct {
 	digest            tree.Digest // of the initramfs
 }
 
-// bootImage finds a kernel and its initramfs in the store, or copies them to files if the store keeps them on devices. The
-// initramfs consists of the agent and the kernel's modules. It is made once per pair and kept on this machine and in the
-// store.
+// bootImage finds a kernel and its initramfs in the store, or copies them to files if the store
+// keeps them on devices. The initramfs consists of the agent and the kernel's modules. It is made
+// once per pair and kept on this machine and in the store.
 func (f *Fleet) bootImage(ctx context.Context, wanted release.Kernel, progress Progress) (bootImage, error) {
 	f.images.Lock()
 	defer f.images.Unlock()
@@ -376,7 +380,8 @@ func (f *Fleet) bootImage(ctx context.Context, wanted release.Kernel, progress P
 	if err != nil {
 		return bootImage{}, fmt.Errorf("find the initramfs: %w", err)
 	}
-	if kernel, err = f.bootFile(ctx, kernel, wanted.Image.Digest, func() ([]byte, error) { return f.Store.GetBlob(ctx, wanted.Image) }); err != nil {
+	if kernel, err = f.bootFile(ctx, kernel, wanted.Image.Digest,
+		func() ([]byte, error) { return f.Store.GetBlob(ctx, wanted.Image) }); err != nil {
 		return bootImage{}, fmt.Errorf("keep kernel %s as a file: %w", wanted.Release, err)
 	}
 	if path, err = f.bootFile(ctx, path, digest, func() ([]byte, error) { return initramfs, nil }); err != nil {

@@ -36,7 +36,8 @@ func (s *Spec) configured() (string, error) {
 	return s.document().ID()
 }
 
-// document is the configuration with the MAC addresses of the interfaces, as the guest is given it; nil if it is not known.
+// document is the configuration with the MAC addresses of the interfaces, as the guest is given it;
+// nil if it is not known.
 func (s *Spec) document() *guestconfig.Document {
 	return s.Configuration.WithAddresses(macs(s.UUID, s.Interfaces))
 }
@@ -50,8 +51,8 @@ func macs(uuid string, interfaces map[string]hypervisor.Interface) map[string]st
 	return addresses
 }
 
-// bootNetworks adds the networks to a boot configuration, so that the guest has them before its network starts for the first time.
-// If they do not fit, the guest gets them when its agent answers.
+// bootNetworks adds the networks to a boot configuration, so that the guest has them before its
+// network starts for the first time. If they do not fit, the guest gets them when its agent answers.
 func bootNetworks(config agentapi.BootConfig, spec Spec) ([]byte, error) {
 	without, err := json.Marshal(config)
 	if err != nil || spec.Configuration == nil || len(spec.Configuration.Networks) == 0 {
@@ -70,8 +71,8 @@ const bootConfigSpare = 256
 
 // configure has a running guest take on the configuration of spec, unless it has it and nothing is to be overwritten.
 //
-// The metadata of the domain records the id of what the guest has taken on. ErrNotConfigured, ErrTakenBack or ErrImpact if the
-// guest does not take it on, and ErrNoAnswer or ErrOldAgent if it cannot be asked to.
+// The metadata of the domain records the id of what the guest has taken on. ErrNotConfigured, ErrTakenBack
+// or ErrImpact if the guest does not take it on, and ErrNoAnswer or ErrOldAgent if it cannot be asked to.
 func (f *Fleet) configure(ctx context.Context, spec Spec, progress Progress) error {
 	if spec.Configuration == nil {
 		return nil
@@ -122,14 +123,16 @@ func (f *Fleet) configure(ctx context.Context, spec Spec, progress Progress) err
 }
 
 // askToConfigure calls the agent. With assess it only asks what would be interrupted.
-func (f *Fleet) askToConfigure(ctx context.Context, agent *transport.Agent, spec Spec, assess bool) (*agentapi.Impact, error) {
+func (f *Fleet) askToConfigure(ctx context.Context, agent *transport.Agent, spec Spec,
+	assess bool) (*agentapi.Impact, error) {
 	document, err := spec.document().Encode()
 	if err != nil {
 		return nil, err
 	}
 	request := &agentapi.ConfigureRequest{
 		Document: document, Overwrite: spec.Overwrite, AssessOnly: assess, MaxImpact: spec.Refresh.MaxImpact,
-		HealthChecks: spec.Refresh.HealthChecks, Policy: spec.Refresh.Units, SettleMs: spec.Refresh.Settle.Milliseconds(),
+		HealthChecks: spec.Refresh.HealthChecks, Policy: spec.Refresh.Units,
+		SettleMs: spec.Refresh.Settle.Milliseconds(),
 	}
 	limit := assessLimit
 	if !assess {
@@ -155,7 +158,8 @@ func (f *Fleet) askToConfigure(ctx context.Context, agent *transport.Agent, spec
 }
 
 // assessConfiguration adds to an impact what the configuration of spec would interrupt in the running guest.
-func (f *Fleet) assessConfiguration(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, impact *agentapi.Impact) (*agentapi.Impact, error) {
+func (f *Fleet) assessConfiguration(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move,
+	impact *agentapi.Impact) (*agentapi.Impact, error) {
 	if spec.Configuration == nil {
 		return impact, nil
 	}
@@ -181,7 +185,8 @@ func (f *Fleet) assessConfiguration(ctx context.Context, domain hypervisor.Domai
 	}
 	impact.Level = max(impact.GetLevel(), more.GetLevel())
 	for _, unit := range more.GetUnits() {
-		at := slices.IndexFunc(impact.GetUnits(), func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit.GetUnit() })
+		at := slices.IndexFunc(impact.GetUnits(),
+			func(u *agentapi.UnitImpact) bool { return u.GetUnit() == unit.GetUnit() })
 		if at < 0 {
 			impact.Units = append(impact.Units, unit)
 			continue
@@ -191,14 +196,16 @@ func (f *Fleet) assessConfiguration(ctx context.Context, domain hypervisor.Domai
 		known.Paths, known.PathCount = append(known.Paths, unit.GetPaths()...), known.GetPathCount()+unit.GetPathCount()
 	}
 	impact.Left, impact.Starts = append(impact.Left, more.GetLeft()...), append(impact.Starts, more.GetStarts()...)
-	impact.Pending, impact.Sessions = append(impact.Pending, more.GetPending()...), append(impact.Sessions, more.GetSessions()...)
+	impact.Pending, impact.Sessions = append(impact.Pending, more.GetPending()...),
+		append(impact.Sessions, more.GetSessions()...)
 	impact.ChangedPaths += more.GetChangedPaths()
 	return impact, nil
 }
 
 // readConfiguration asks the agent which configuration the guest has, and what of it was changed. A guest whose agent
 // cannot tell has none that is known.
-func (f *Fleet) readConfiguration(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, found *VM) error {
+func (f *Fleet) readConfiguration(ctx context.Context, agent *transport.Agent,
+	domain hypervisor.Domain, found *VM) error {
 	claimed := found.Agent.GetConfiguration()
 	if claimed == "" && domain.Metadata.Configuration == "" {
 		found.Spec.Configuration = guestconfig.New()
@@ -219,6 +226,7 @@ func (f *Fleet) readConfiguration(ctx context.Context, agent *transport.Agent, d
 			return fmt.Errorf("the agent returns a configuration that is none: %w", err)
 		}
 	}
-	found.Spec.Configuration, found.Drift = document.WithoutAddresses(macs(domain.UUID, domain.Interfaces)), answer.GetDrift()
+	found.Spec.Configuration, found.Drift = document.WithoutAddresses(macs(domain.UUID, domain.Interfaces)),
+		answer.GetDrift()
 	return nil
 }

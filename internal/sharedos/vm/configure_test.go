@@ -111,7 +111,8 @@ func TestAConfigurationIsNotTakenForGivenWithoutAnAnswer(t *testing.T) {
 	}
 }
 
-// The first boot begins with the networks, unless they are too long for a boot configuration: then the guest gets them from its agent.
+// The first boot begins with the networks, unless they are too long for a boot configuration: then
+// the guest gets them from its agent.
 func TestTheBootConfigurationHasTheNetworksThatFit(t *testing.T) {
 	for routes, fits := range map[int]bool{1: true, 1000: false} {
 		w := newWorld(t)
@@ -120,7 +121,8 @@ func TestTheBootConfigurationHasTheNetworksThatFit(t *testing.T) {
 		spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
 		lan := guestconfig.Network{DHCP4: true}
 		for i := range routes {
-			lan.Routes = append(lan.Routes, guestconfig.Route{To: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), Via: "192.0.2.1"})
+			lan.Routes = append(lan.Routes,
+				guestconfig.Route{To: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), Via: "192.0.2.1"})
 		}
 		spec.Configuration = guestconfig.New()
 		spec.Configuration.Networks = map[string]guestconfig.Network{"lan": lan}

@@ -32,7 +32,8 @@ type Disk struct {
 	hypervisor.DiskDevice
 	// Pool is the storage pool of its volume; "" is that of the private disk.
 	Pool string
-	// Volume is an existing volume, which is never grown or deleted. It is "" for a disk of the VM's own, which has Size bytes.
+	// Volume is an existing volume, which is never grown or deleted. It is "" for a disk of the
+	// VM's own, which has Size bytes.
 	Volume string
 	Size   int64
 	// Protected: neither the disk nor the VM is deleted.
@@ -75,7 +76,8 @@ func planDisks(have, want map[string]Disk) (moves DiskMoves, powerOff bool, err 
 			moves.Attach = append(moves.Attach, name)
 			continue
 		case to.Size < is.Size && to.Volume == "" && is.Volume == "":
-			return moves, false, fmt.Errorf("%w: disk %q has %d bytes and is to have %d", store.ErrShrink, name, is.Size, to.Size)
+			return moves, false,
+				fmt.Errorf("%w: disk %q has %d bytes and is to have %d", store.ErrShrink, name, is.Size, to.Size)
 		case to.Size > is.Size:
 			moves.Grow = append(moves.Grow, name)
 		}
@@ -84,7 +86,8 @@ func planDisks(have, want map[string]Disk) (moves DiskMoves, powerOff bool, err 
 	return moves, powerOff, nil
 }
 
-// OtherDisks lists the disks that would have to become other ones under their names, sorted. own is the pool of the private disk.
+// OtherDisks lists the disks that would have to become other ones under their names, sorted. own is
+// the pool of the private disk.
 func OtherDisks(have, want map[string]Disk, own string) (names []string) {
 	pool := func(disk Disk) string {
 		if disk.Pool == own {
@@ -124,7 +127,8 @@ func (f *Fleet) poolOf(pool string) string {
 // recordOf is the record of a disk of the VM with a UUID.
 func (f *Fleet) recordOf(vm, uuid, name string, disk Disk) (record hypervisor.DiskRecord, err error) {
 	record = hypervisor.DiskRecord{
-		DiskDevice: disk.DiskDevice, Pool: disk.Pool, Volume: disk.Volume, Given: disk.Volume != "", Size: disk.Size, Protected: disk.Protected,
+		DiskDevice: disk.DiskDevice, Pool: disk.Pool, Volume: disk.Volume, Given: disk.Volume != "", Size: disk.Size,
+		Protected:  disk.Protected,
 		FileSystem: disk.FileSystem, MountPoint: disk.MountPoint,
 	}
 	if disk.Pool == "" {
@@ -136,8 +140,8 @@ func (f *Fleet) recordOf(vm, uuid, name string, disk Disk) (record hypervisor.Di
 	return record, err
 }
 
-// disksOf are the further disks of a domain as its record says, with the devices as they are defined. A disk that is still being made is
-// none yet.
+// disksOf are the further disks of a domain as its record says, with the devices as they are
+// defined. A disk that is still being made is none yet.
 func (f *Fleet) disksOf(domain hypervisor.Domain) map[string]Disk {
 	if len(domain.Metadata.Disks) == 0 {
 		return nil
@@ -151,8 +155,8 @@ func (f *Fleet) disksOf(domain hypervisor.Domain) map[string]Disk {
 	return disks
 }
 
-// definedDisks are those of disksOf and the disks that a domain has although an apply was cut off while it made them: the guest may have
-// written to them. They are not mounted as far as is known.
+// definedDisks are those of disksOf and the disks that a domain has although an apply was cut off
+// while it made them: the guest may have written to them. They are not mounted as far as is known.
 func (f *Fleet) definedDisks(domain hypervisor.Domain) map[string]Disk {
 	disks := f.disksOf(domain)
 	for name := range domain.Disks {
@@ -182,7 +186,8 @@ func (f *Fleet) diskOfRecord(domain hypervisor.Domain, name string) Disk {
 }
 
 // diskFaults compares the further disks of a definition with their record, with the pools, and with the running domain.
-func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state hypervisor.State) (faults []Fault, err error) {
+func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain,
+	state hypervisor.State) (faults []Fault, err error) {
 	if len(domain.Metadata.Disks) == 0 {
 		return nil, nil
 	}
@@ -202,15 +207,21 @@ func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state 
 		_, defined := domain.Disks[name]
 		if record.Making {
 			if domain.Metadata.Creating == nil {
-				faults = append(faults, Fault{object, "an apply was cut off while it made the disk; the next apply makes it, or removes what there is of it", true})
+				faults = append(faults,
+					Fault{object, "an apply was cut off while it made the disk; the next apply makes it, or removes what there is of it", true})
 			}
 			continue
 		}
 		switch _, _, err := f.Store.FindVolume(ctx, f.poolOf(record.Pool), record.Volume); {
 		case errors.Is(err, store.ErrAbsentPool):
-			faults = append(faults, Fault{object, fmt.Sprintf("libvirt has no storage pool %q, in which its volume %s is; define and start the pool", record.Pool, record.Volume), false})
+			faults = append(faults,
+				Fault{object, fmt.Sprintf(
+					"libvirt has no storage pool %q, in which its volume %s is; define and start the pool",
+					record.Pool, record.Volume), false})
 		case errors.Is(err, store.ErrUnreachable) && record.Pool != f.Pool: // such as one on a server that is down
-			faults = append(faults, Fault{object, fmt.Sprintf("it is not known whether its volume %s is in storage pool %q: %v", record.Volume, record.Pool, err), false})
+			faults = append(faults,
+				Fault{object, fmt.Sprintf("it is not known whether its volume %s is in storage pool %q: %v",
+					record.Volume, record.Pool, err), false})
 		case errors.Is(err, store.ErrNotFound):
 			faults = append(faults, Fault{object, furtherGone(record).Error(), false})
 		case err != nil:
@@ -218,9 +229,11 @@ func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state 
 		}
 		switch {
 		case !defined:
-			faults = append(faults, Fault{object, "the definition of the VM does not have it; the next apply defines it again", true})
+			faults = append(faults,
+				Fault{object, "the definition of the VM does not have it; the next apply defines it again", true})
 		case state == hypervisor.Running && !slices.Contains(attached, name):
-			faults = append(faults, Fault{object, "it is not attached to the running VM; the next apply attaches it again", true})
+			faults = append(faults,
+				Fault{object, "it is not attached to the running VM; the next apply attaches it again", true})
 		}
 	}
 	return faults, nil
@@ -228,15 +241,19 @@ func (f *Fleet) diskFaults(ctx context.Context, domain hypervisor.Domain, state 
 
 // furtherGone is the error for a further disk whose volume is missing.
 func furtherGone(record hypervisor.DiskRecord) error {
-	return fmt.Errorf("%w: there is no volume %s in pool %q; put it back there, or remove the disk from the configuration and apply", ErrVolumeGone, record.Volume, record.Pool)
+	return fmt.Errorf(
+		"%w: there is no volume %s in pool %q; put it back there, or remove the disk from the configuration and apply",
+		ErrVolumeGone, record.Volume, record.Pool)
 }
 
-// makeDisk returns the path of a disk's volume. It makes the volume if the disk is new, and grows it if it is to have more bytes than
-// had. Otherwise nothing depends on what is in the volume: a guest can write anything there.
-func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervisor.DiskRecord, had int64, inUse bool) (string, error) {
+// makeDisk returns the path of a disk's volume. It makes the volume if the disk is new, and grows it if it is to
+// have more bytes than had. Otherwise nothing depends on what is in the volume: a guest can write anything there.
+func (f *Fleet) makeDisk(ctx context.Context, name, uuid string, record hypervisor.DiskRecord, had int64,
+	inUse bool) (string, error) {
 	pool, size := f.poolOf(record.Pool), record.Size
 	if !record.Given && !store.FurtherDiskIsOf(record.Volume, uuid) {
-		return "", fmt.Errorf("disk %q: its record names volume %q: %w, whose UUID is %s", name, record.Volume, ErrNotOurs, uuid)
+		return "", fmt.Errorf("disk %q: its record names volume %q: %w, whose UUID is %s", name,
+			record.Volume, ErrNotOurs, uuid)
 	}
 	if record.Given || !record.Making {
 		found, err := f.findDisk(ctx, name, record)
@@ -262,7 +279,8 @@ func (f *Fleet) findDisk(ctx context.Context, name string, record hypervisor.Dis
 	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool):
 		err = furtherGone(record)
 	case err == nil && record.Given && record.Making && format != record.Format:
-		err = fmt.Errorf("%w: volume %s in pool %q has format %s, and the disk has format %s", store.ErrFormat, record.Volume, record.Pool, format, record.Format)
+		err = fmt.Errorf("%w: volume %s in pool %q has format %s, and the disk has format %s", store.ErrFormat,
+			record.Volume, record.Pool, format, record.Format)
 	}
 	if err != nil {
 		return found, fmt.Errorf("disk %q: %w", name, err)
@@ -282,7 +300,8 @@ func (f *Fleet) checkDisks(ctx context.Context, known hypervisor.Domain, spec Sp
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
 		record := records[name]
-		if _, err := f.findDisk(ctx, name, record); err != nil && (record.Given || !record.Making || errors.Is(err, store.ErrAbsentPool)) {
+		if _, err := f.findDisk(ctx, name, record); err != nil &&
+			(record.Given || !record.Making || errors.Is(err, store.ErrAbsentPool)) {
 			return err
 		}
 	}
@@ -317,7 +336,8 @@ func (f *Fleet) recordDisks(ctx context.Context, domain hypervisor.Domain, spec 
 }
 
 // withNewDisks returns the record of the disks of a domain with those of spec that it does not have yet.
-func (f *Fleet) withNewDisks(domain hypervisor.Domain, spec Spec) (records map[string]hypervisor.DiskRecord, changed bool, err error) {
+func (f *Fleet) withNewDisks(domain hypervisor.Domain,
+	spec Spec) (records map[string]hypervisor.DiskRecord, changed bool, err error) {
 	records = maps.Clone(domain.Metadata.Disks)
 	if records == nil {
 		records = map[string]hypervisor.DiskRecord{}
@@ -338,9 +358,11 @@ func (f *Fleet) withNewDisks(domain hypervisor.Domain, spec Spec) (records map[s
 	return records, changed, nil
 }
 
-// defineDisks makes the volumes of the further disks of spec, and puts the disks into the definition domain. known is what there is
-// before; its record has the disks (recordDisks). A disk that is not wanted any more stays in the record until dropDisks has deleted it.
-func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, known hypervisor.Domain, spec Spec, running bool, progress Progress) error {
+// defineDisks makes the volumes of the further disks of spec, and puts the disks into the
+// definition domain. known is what there is before; its record has the disks (recordDisks). A disk
+// that is not wanted any more stays in the record until dropDisks has deleted it.
+func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, known hypervisor.Domain, spec Spec,
+	running bool, progress Progress) error {
 	if len(spec.Disks) == 0 && len(known.Metadata.Disks) == 0 {
 		return nil
 	}
@@ -374,14 +396,16 @@ func (f *Fleet) defineDisks(ctx context.Context, domain *hypervisor.Domain, know
 		if err != nil {
 			return err
 		}
-		domain.Disks[name], domain.Metadata.Disks[name] = hypervisor.Disk{Path: path, DiskDevice: record.DiskDevice}, record
+		domain.Disks[name], domain.Metadata.Disks[name] = hypervisor.Disk{Path: path, DiskDevice: record.DiskDevice},
+			record
 	}
 	return nil
 }
 
 // protectedDisk is the error that a disk is protected.
 func protectedDisk(name string) error {
-	return fmt.Errorf("disk %q: %w: set its deletion_protection to false, apply, and remove it then", name, ErrProtected)
+	return fmt.Errorf("disk %q: %w: set its deletion_protection to false, apply, and remove it then", name,
+		ErrProtected)
 }
 
 // dropDisks deletes the volumes of further disks that no running domain has attached, and then their records.
@@ -429,15 +453,18 @@ func unwanted(domain hypervisor.Domain, spec Spec) (names []string) {
 }
 
 // deleteDisk deletes the volume of a further disk, unless it was given.
-func (f *Fleet) deleteDisk(ctx context.Context, uuid, name string, record hypervisor.DiskRecord, progress Progress) error {
+func (f *Fleet) deleteDisk(ctx context.Context, uuid, name string, record hypervisor.DiskRecord,
+	progress Progress) error {
 	switch {
 	case record.Given:
 		return nil
 	case !store.FurtherDiskIsOf(record.Volume, uuid):
-		return fmt.Errorf("delete disk %q: its record names volume %q: %w, whose UUID is %s", name, record.Volume, ErrNotOurs, uuid)
+		return fmt.Errorf("delete disk %q: its record names volume %q: %w, whose UUID is %s", name,
+			record.Volume, ErrNotOurs, uuid)
 	}
 	progress("deleting disk " + name)
-	if err := f.Store.DeleteDisk(ctx, f.poolOf(record.Pool), record.Volume); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if err := f.Store.DeleteDisk(ctx, f.poolOf(record.Pool), record.Volume); err != nil &&
+		!errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("delete disk %q: %w", name, err)
 	}
 	return nil
@@ -486,7 +513,8 @@ func (f *Fleet) protectDisks(ctx context.Context, domain hypervisor.Domain, spec
 // changeDisks attaches, grows and detaches the further disks of a running VM, and has its guest
 // mount and unmount them. The definition is written after that, with the record of what was done.
 // If an update is interrupted in between, the next one does it again.
-func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec Spec, moves DiskMoves, progress Progress) (err error) {
+func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec Spec, moves DiskMoves,
+	progress Progress) (err error) {
 	if len(spec.Disks) == 0 && len(domain.Metadata.Disks) == 0 {
 		return nil
 	}
@@ -515,8 +543,10 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 	}
 	mount := moves.Mount
 	for _, name := range slices.Sorted(maps.Keys(spec.Disks)) {
-		mount = mount || spec.Disks[name].MountPoint != "" && (slices.Contains(missing, name) || slices.Contains(moves.Grow, name))
-		if err := f.bringDisk(ctx, domain, spec, name, slices.Contains(missing, name), slices.Contains(moves.Grow, name), progress); err != nil {
+		mount = mount || spec.Disks[name].MountPoint != "" &&
+			(slices.Contains(missing, name) || slices.Contains(moves.Grow, name))
+		if err := f.bringDisk(ctx, domain, spec, name, slices.Contains(missing, name),
+			slices.Contains(moves.Grow, name), progress); err != nil {
 			return err
 		}
 	}
@@ -528,7 +558,8 @@ func (f *Fleet) changeDisks(ctx context.Context, domain hypervisor.Domain, spec 
 }
 
 // detachDisks has the guest release disks, detaches them and deletes what is the VM's own.
-func (f *Fleet) detachDisks(ctx context.Context, domain hypervisor.Domain, gone, attached []string, progress Progress) error {
+func (f *Fleet) detachDisks(ctx context.Context, domain hypervisor.Domain, gone, attached []string,
+	progress Progress) error {
 	if len(gone) == 0 {
 		return nil
 	}
@@ -560,7 +591,8 @@ func (f *Fleet) detachDisks(ctx context.Context, domain hypervisor.Domain, gone,
 }
 
 // bringDisk attaches a disk that is missing, and grows one.
-func (f *Fleet) bringDisk(ctx context.Context, domain hypervisor.Domain, spec Spec, name string, attach, grow bool, progress Progress) error {
+func (f *Fleet) bringDisk(ctx context.Context, domain hypervisor.Domain, spec Spec, name string, attach, grow bool,
+	progress Progress) error {
 	if !attach && !grow {
 		return nil
 	}
@@ -576,7 +608,8 @@ func (f *Fleet) bringDisk(ctx context.Context, domain hypervisor.Domain, spec Sp
 	}
 	if attach {
 		progress("attaching disk " + name)
-		if err := f.Hypervisor.AttachDisk(ctx, spec.Name, name, hypervisor.Disk{Path: path, DiskDevice: wanted.DiskDevice}); err != nil {
+		if err := f.Hypervisor.AttachDisk(ctx, spec.Name, name,
+			hypervisor.Disk{Path: path, DiskDevice: wanted.DiskDevice}); err != nil {
 			return fmt.Errorf("attach disk %q: %w", name, err)
 		}
 	}
@@ -589,10 +622,12 @@ func (f *Fleet) bringDisk(ctx context.Context, domain hypervisor.Domain, spec Sp
 	return nil
 }
 
-// setDisks has a running guest mount disks, and release those with some serials. ErrDiskInUse if one that has to go is in use.
+// setDisks has a running guest mount disks, and release those with some serials. ErrDiskInUse if
+// one that has to go is in use.
 func (f *Fleet) setDisks(ctx context.Context, uuid string, disks map[string]Disk, release []string) error {
-	const do, atStart = "change the disks in the running guest", "to have them changed at its next start instead, apply with " +
-		"running = false first, and with running = true then"
+	const do, atStart = "change the disks in the running guest",
+		"to have them changed at its next start instead, apply with " +
+			"running = false first, and with running = true then"
 	// The agent's key may have been pinned in the definition since this update began.
 	domain, _, err := f.Hypervisor.LookupUUID(ctx, uuid)
 	if err != nil {
@@ -610,7 +645,8 @@ func (f *Fleet) setDisks(ctx context.Context, uuid string, disks map[string]Disk
 	}
 	for _, disk := range MountedDisks(disks) {
 		request.Disks = append(request.Disks, &agentapi.Disk{
-			Serial: disk.Serial, FileSystem: disk.FileSystem, MountPoint: disk.MountPoint, ReadOnly: disk.ReadOnly, Size: disks[names[disk.Serial]].Size,
+			Serial: disk.Serial, FileSystem: disk.FileSystem, MountPoint: disk.MountPoint, ReadOnly: disk.ReadOnly,
+			Size: disks[names[disk.Serial]].Size,
 		})
 	}
 	ctx, cancel := context.WithTimeout(ctx, disksLimit)
@@ -624,7 +660,8 @@ func (f *Fleet) setDisks(ctx context.Context, uuid string, disks map[string]Disk
 	case len(answer.GetHeld()) > 0:
 		var held []string
 		for _, one := range answer.GetHeld()[:min(len(answer.GetHeld()), hypervisor.MaxDisks)] {
-			held = append(held, one.GetSerial()+" by "+strings.Join(one.GetBy()[:min(len(one.GetBy()), maxUsers)], ", "))
+			held = append(held, one.GetSerial()+" by "+
+				strings.Join(one.GetBy()[:min(len(one.GetBy()), maxUsers)], ", "))
 		}
 		return fmt.Errorf("%s: %w:%s\nEnd what uses it, and apply again", do, ErrDiskInUse, plain.Guest(held...))
 	}

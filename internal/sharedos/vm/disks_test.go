@@ -17,7 +17,8 @@ import (
 
 func disk(serial string, change func(*vm.Disk)) vm.Disk {
 	made := vm.Disk{
-		DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: serial}, Size: 64 * mebibyte,
+		DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: serial},
+		Size:       64 * mebibyte,
 	}
 	if change != nil {
 		change(&made)
@@ -68,7 +69,8 @@ func TestDisksComeAndGoInARunningVM(t *testing.T) {
 		t.Fatalf("the volume has %d bytes", sizeOf(path))
 	}
 	defined, _, err := w.hypervisor.Lookup(t.Context(), spec.Name)
-	if err != nil || defined.Disks["data"].Path != path || !strings.Contains(string(defined.BootConfig), `"mount_point":"/srv/data"`) {
+	if err != nil || defined.Disks["data"].Path != path ||
+		!strings.Contains(string(defined.BootConfig), `"mount_point":"/srv/data"`) {
 		t.Errorf("%v: %+v, boot configuration %s", err, defined.Disks, defined.BootConfig)
 	}
 	must := func(err error) {
@@ -85,7 +87,8 @@ func TestDisksComeAndGoInARunningVM(t *testing.T) {
 		found, err := w.fleet.Read(t.Context(), spec.Name)
 		must(err)
 		if !slices.Equal(attached, want) || !maps.Equal(found.Spec.Disks, spec.Disks) || len(found.Faults) > 0 {
-			t.Fatalf("attached are %q, want %q; it has %+v, want %+v; faults %v", attached, want, found.Spec.Disks, spec.Disks, found.Faults)
+			t.Fatalf("attached are %q, want %q; it has %+v, want %+v; faults %v", attached, want, found.Spec.Disks,
+				spec.Disks, found.Faults)
 		}
 	}
 	mustBe("data")
@@ -101,7 +104,8 @@ func TestDisksComeAndGoInARunningVM(t *testing.T) {
 	must(err)
 	mustBe("data", "logs")
 	told := agent.DisksSet()
-	if last := told[len(told)-1]; len(last.GetDisks()) != 1 || last.GetDisks()[0].GetMountPoint() != "/srv/other" || last.GetDisks()[0].GetSize() != data.Size ||
+	if last := told[len(told)-1]; len(last.GetDisks()) != 1 || last.GetDisks()[0].GetMountPoint() != "/srv/other" ||
+		last.GetDisks()[0].GetSize() != data.Size ||
 		sizeOf(path) != data.Size {
 		t.Errorf("the guest was told %v, and the volume has %d bytes", last, sizeOf(path))
 	}
@@ -109,7 +113,8 @@ func TestDisksComeAndGoInARunningVM(t *testing.T) {
 	before := spec.Disks
 	spec.Disks = map[string]vm.Disk{"logs": disk("l-1", nil)}
 	agent.UseDisk("data", "postgresql.service")
-	if _, err := w.update(t, spec); !errors.Is(err, vm.ErrDiskInUse) || !strings.Contains(err.Error(), "postgresql.service") {
+	if _, err := w.update(t, spec); !errors.Is(err, vm.ErrDiskInUse) ||
+		!strings.Contains(err.Error(), "postgresql.service") {
 		t.Errorf("a disk that is in use: %v", err)
 	}
 	spec.Disks = before
@@ -140,12 +145,14 @@ func TestDisksOfAVMThatIsOff(t *testing.T) {
 	spec.Running = false
 	spec.Disks = map[string]vm.Disk{"a": disk("a", nil), "b": disk("b", func(d *vm.Disk) { d.Format = "qcow2" })}
 	w.create(t, spec)
-	spec.Disks = map[string]vm.Disk{"b": disk("b", func(d *vm.Disk) { d.Format, d.Size = "qcow2", 128*mebibyte }), "c": disk("c", nil)}
+	spec.Disks = map[string]vm.Disk{"b": disk("b", func(d *vm.Disk) { d.Format, d.Size = "qcow2", 128*mebibyte }),
+		"c": disk("c", nil)}
 	if _, err := w.update(t, spec); err != nil {
 		t.Fatal(err)
 	}
 	found, format, err := w.store.FindVolume(t.Context(), "", w.nameOf(t, spec, "b"))
-	if err != nil || format != "qcow2" || found.Capacity != 128*mebibyte || exists(w.volumeOf(t, spec, "a")) || !exists(w.volumeOf(t, spec, "c")) {
+	if err != nil || format != "qcow2" || found.Capacity != 128*mebibyte || exists(w.volumeOf(t, spec, "a")) ||
+		!exists(w.volumeOf(t, spec, "c")) {
 		t.Errorf("%+v, %s, %v", found, format, err)
 	}
 	if calls := w.agent(t, spec.Name).DisksSet(); len(calls) > 0 {
@@ -199,7 +206,8 @@ func TestAVolumeThatIsGiven(t *testing.T) {
 		t.Errorf("the volume has %q, %v", content, err)
 	}
 	other := spec
-	other.Name, other.Disks = "web-b", map[string]vm.Disk{"mine": disk("mine", func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "none.img", 0 })}
+	other.Name, other.Disks = "web-b",
+		map[string]vm.Disk{"mine": disk("mine", func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "none.img", 0 })}
 	if _, err := w.fleet.Create(t.Context(), other, func(string) {}); !errors.Is(err, vm.ErrVolumeGone) {
 		t.Errorf("a volume that is not there: %v", err)
 	}
@@ -226,15 +234,18 @@ func TestAProtectedDiskKeepsItselfAndItsVM(t *testing.T) {
 	if _, err := w.update(t, spec); err == nil {
 		t.Error("an impossible size of memory was accepted")
 	}
-	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID, func(string) {}); err != nil || exists(w.volumeOf(t, spec, "data")) {
+	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID, func(string) {}); err != nil ||
+		exists(w.volumeOf(t, spec, "data")) {
 		t.Errorf("a disk that is not protected any more: %v", err)
 	}
 }
 
-// Whatever cuts an update off, the next one makes the disks as they should be, and the deletion of the VM leaves no volume.
+// Whatever cuts an update off, the next one makes the disks as they should be, and the deletion of
+// the VM leaves no volume.
 func TestAnUpdateOfDisksThatIsCutOff(t *testing.T) {
 	down := errors.New("libvirt is down")
-	for _, method := range []string{"SetMetadata", "CreateDisk", "AttachDisk", "ResizeDisk", "DetachDisk", "DeleteDisk", "Define"} {
+	for _, method := range []string{"SetMetadata", "CreateDisk", "AttachDisk", "ResizeDisk", "DetachDisk",
+		"DeleteDisk", "Define"} {
 		for _, goOn := range []bool{true, false} {
 			t.Run(method, func(t *testing.T) {
 				w := newWorld(t)
@@ -251,13 +262,15 @@ func TestAnUpdateOfDisksThatIsCutOff(t *testing.T) {
 				}
 				w.store.Fail = w.hypervisor.Fail
 				spec.Disks = map[string]vm.Disk{
-					"grows": disk("grows", func(d *vm.Disk) { d.Size *= 2 }), "new": disk("new", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "xfs", "/srv/x" }),
+					"grows": disk("grows", func(d *vm.Disk) { d.Size *= 2 }),
+					"new":   disk("new", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "xfs", "/srv/x" }),
 				}
 				if _, err := w.update(t, spec); !errors.Is(err, down) {
 					t.Fatalf("%v", err)
 				}
 				fails = false
-				if found, err := w.fleet.Read(t.Context(), spec.Name); err != nil || maps.Equal(found.Spec.Disks, spec.Disks) {
+				if found, err := w.fleet.Read(t.Context(), spec.Name); err != nil ||
+					maps.Equal(found.Spec.Disks, spec.Disks) {
 					t.Errorf("it counts as done: %v", err)
 				}
 				want := before
@@ -266,7 +279,8 @@ func TestAnUpdateOfDisksThatIsCutOff(t *testing.T) {
 				}
 				if !goOn {
 					for name := range want.Disks {
-						if !exists(w.volumeOf(t, spec, name)) || name == "grows" { // a disk cannot shrink back, and one that is gone is gone
+						if !exists(w.volumeOf(t, spec, name)) ||
+							name == "grows" { // a disk cannot shrink back, and one that is gone is gone
 							want.Disks = maps.Clone(want.Disks)
 							delete(want.Disks, name)
 						}
@@ -277,7 +291,8 @@ func TestAnUpdateOfDisksThatIsCutOff(t *testing.T) {
 					t.Fatal(err)
 				}
 				attached, err := w.hypervisor.AttachedDisks(t.Context(), spec.Name)
-				if err != nil || !maps.Equal(updated.Spec.Disks, want.Disks) || !slices.Equal(attached, slices.Sorted(maps.Keys(want.Disks))) {
+				if err != nil || !maps.Equal(updated.Spec.Disks, want.Disks) ||
+					!slices.Equal(attached, slices.Sorted(maps.Keys(want.Disks))) {
 					t.Errorf("%v: it has %+v, want %+v; attached are %q", err, updated.Spec.Disks, want.Disks, attached)
 				}
 				for _, name := range []string{"gone", "grows", "new"} {
@@ -306,7 +321,8 @@ func TestACreationWithDisksThatFails(t *testing.T) {
 	if _, err := w.fleet.Create(t.Context(), spec, func(string) {}); !errors.Is(err, store.ErrAbsentPool) {
 		t.Errorf("%v", err)
 	}
-	if _, err := w.fleet.Read(t.Context(), spec.Name); !errors.Is(err, vm.ErrNotFound) || exists(w.volumeOf(t, spec, "a")) {
+	if _, err := w.fleet.Read(t.Context(), spec.Name); !errors.Is(err, vm.ErrNotFound) ||
+		exists(w.volumeOf(t, spec, "a")) {
 		t.Errorf("it left something: %v", err)
 	}
 }
@@ -319,11 +335,15 @@ func TestDisksThatAreNotAsTheyShouldBe(t *testing.T) {
 	w.create(t, spec)
 	for name, breaks := range map[string]func(){
 		"detached from the running VM": func() { w.hypervisor.UnplugDisk(spec.Name, "data") },
-		"taken from the definition":    func() { w.hypervisor.Alter(spec.Name, func(d *hypervisor.Domain) { d.Disks = nil }) },
+		"taken from the definition": func() {
+			w.hypervisor.Alter(
+				spec.Name, func(d *hypervisor.Domain) { d.Disks = nil })
+		},
 	} {
 		breaks()
 		found, err := w.fleet.Read(t.Context(), spec.Name)
-		if err != nil || len(found.Faults) != 1 || !found.Faults[0].Mended || !maps.Equal(found.Spec.Disks, spec.Disks) {
+		if err != nil || len(found.Faults) != 1 || !found.Faults[0].Mended ||
+			!maps.Equal(found.Spec.Disks, spec.Disks) {
 			t.Errorf("%s: %v, %+v", name, err, found)
 		}
 		if _, err := w.update(t, spec); err != nil {
@@ -356,7 +376,8 @@ func TestDisksThatAreNotAsTheyShouldBe(t *testing.T) {
 	}
 }
 
-// A guest that writes the header of another format to its disk hinders the growth of that disk alone, and only while it is off.
+// A guest that writes the header of another format to its disk hinders the growth of that disk
+// alone, and only while it is off.
 func TestAGuestThatWritesAHeaderToItsDisk(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec()
@@ -407,7 +428,8 @@ func TestADiskWhosePoolDoesNotAnswer(t *testing.T) {
 	if err != nil || len(found.Faults) != 1 || found.Faults[0].Mended || !maps.Equal(found.Spec.Disks, spec.Disks) {
 		t.Errorf("%v: %+v", err, found)
 	}
-	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID, func(string) {}); !errors.Is(err, store.ErrUnreachable) {
+	if err := w.fleet.Delete(t.Context(), spec.Name, spec.UUID,
+		func(string) {}); !errors.Is(err, store.ErrUnreachable) {
 		t.Errorf("its volume counts as gone: %v", err)
 	}
 	w.store.Fail = nil
@@ -423,7 +445,8 @@ func TestADiskWhosePoolDoesNotAnswer(t *testing.T) {
 func TestAnUpdateThatDoesNotKnowTheDisksLeavesThem(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec()
-	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	spec.Disks = map[string]vm.Disk{"data": disk("data",
+		func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
 	w.create(t, spec)
 	without := spec
 	without.Disks = nil
@@ -437,7 +460,8 @@ func TestAnUpdateThatDoesNotKnowTheDisksLeavesThem(t *testing.T) {
 		if err != nil || !maps.Equal(updated.Spec.Disks, spec.Disks) || !exists(w.volumeOf(t, spec, "data")) {
 			t.Fatalf("%v: %+v", err, updated)
 		}
-		if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !strings.Contains(string(domain.BootConfig), "/srv/data") {
+		if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil ||
+			!strings.Contains(string(domain.BootConfig), "/srv/data") {
 			t.Errorf("%v: the next boot does not mount it: %s", err, domain.BootConfig)
 		}
 	}
@@ -454,12 +478,14 @@ func TestDisksOfOthersStay(t *testing.T) {
 	if _, err := w.update(t, spec); err != nil {
 		t.Fatal(err)
 	}
-	if now, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !slices.Equal(now.ForeignDisks, added) {
+	if now, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil ||
+		!slices.Equal(now.ForeignDisks, added) {
 		t.Errorf("%v: %q", err, now.ForeignDisks)
 	}
 }
 
-// unfinished is a running VM with a disk that an apply has attached and was then cut off. It returns the specification of the apply.
+// unfinished is a running VM with a disk that an apply has attached and was then cut off. It
+// returns the specification of the apply.
 func (w *world) unfinished(t *testing.T, spec vm.Spec) vm.Spec {
 	t.Helper()
 	w.create(t, spec)
@@ -470,18 +496,21 @@ func (w *world) unfinished(t *testing.T, spec vm.Spec) vm.Spec {
 		}
 		return nil
 	}
-	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
+	spec.Disks = map[string]vm.Disk{"data": disk("data",
+		func(d *vm.Disk) { d.FileSystem, d.MountPoint = "ext4", "/srv/data" })}
 	if _, err := w.update(t, spec); !errors.Is(err, down) {
 		t.Fatal(err)
 	}
 	w.hypervisor.Fail = nil
-	if attached, err := w.hypervisor.AttachedDisks(t.Context(), spec.Name); err != nil || !slices.Equal(attached, []string{"data"}) {
+	if attached, err := w.hypervisor.AttachedDisks(t.Context(), spec.Name); err != nil ||
+		!slices.Equal(attached, []string{"data"}) {
 		t.Fatalf("attached are %q, %v", attached, err)
 	}
 	return spec
 }
 
-// The guest may have written to a disk although its apply was cut off: what is about something else leaves the disk as it is.
+// The guest may have written to a disk although its apply was cut off: what is about something else
+// leaves the disk as it is.
 func TestAnUnfinishedDiskOutlastsWhatIsNotAboutDisks(t *testing.T) {
 	for name, do := range map[string]func(*world, vm.Spec) error{
 		"a move by a rollout": func(w *world, spec vm.Spec) error {
@@ -519,7 +548,8 @@ func TestAnUnfinishedDiskOutlastsWhatIsNotAboutDisks(t *testing.T) {
 				t.Fatal(err)
 			}
 			content, err := os.ReadFile(path)
-			if domain := w.defined(t); err != nil || string(content[:8]) != "precious" || domain.Disks["data"].Path != path || !domain.Metadata.Disks["data"].Making {
+			if domain := w.defined(t); err != nil || string(content[:8]) != "precious" ||
+				domain.Disks["data"].Path != path || !domain.Metadata.Disks["data"].Making {
 				t.Fatalf("%v: it has %.8q, and the definition has %+v", err, content, domain.Disks)
 			}
 			updated, err := w.update(t, spec)
@@ -545,7 +575,8 @@ func TestAnUnfinishedDiskDoesNotBecomeAnotherOne(t *testing.T) {
 	}
 	for _, running := range []bool{true, false} {
 		spec.Running = running
-		if _, err := change(func(d *vm.Disk) { d.Pool = "other" }); !errors.Is(err, vm.ErrOtherDisk) || w.defined(t).Disks["data"].Path != w.volumeOf(t, spec, "data") {
+		if _, err := change(func(d *vm.Disk) { d.Pool = "other" }); !errors.Is(err, vm.ErrOtherDisk) ||
+			w.defined(t).Disks["data"].Path != w.volumeOf(t, spec, "data") {
 			t.Errorf("another pool, running %t: %v", running, err)
 		}
 	}
@@ -555,7 +586,8 @@ func TestAnUnfinishedDiskDoesNotBecomeAnotherOne(t *testing.T) {
 		t.Errorf("another serial in a VM that must not be powered off: %v", err)
 	}
 	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
-	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); err != nil || w.defined(t).Disks["data"].Serial != "other" {
+	if _, err := change(func(d *vm.Disk) { d.Serial = "other" }); err != nil ||
+		w.defined(t).Disks["data"].Serial != "other" {
 		t.Errorf("another serial: %v", err)
 	}
 }
@@ -615,7 +647,8 @@ func TestAPowerOffForAChangeThatFails(t *testing.T) {
 	if err := os.WriteFile(w.store.PathIn("other", "mine.img"), []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wanted.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "mine.img", 0 })}
+	wanted.Disks = map[string]vm.Disk{"data": disk("data",
+		func(d *vm.Disk) { d.Pool, d.Volume, d.Size = "other", "mine.img", 0 })}
 	if updated, err := w.update(t, wanted); err != nil || updated.Spec.VCPUs != wanted.VCPUs {
 		t.Errorf("with a volume that is there: %v", err)
 	}

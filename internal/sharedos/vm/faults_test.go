@@ -41,7 +41,8 @@ func TestWhatAVMLacksIsReadAndMendedAndNeverForbidsItsDeletion(t *testing.T) {
 			w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Layers = nil })
 		}, "layer", true},
 		"a layer of the running VM": {func(t *testing.T, w *world) { w.hypervisor.Unplug("web-a", base(w, t).ID) }, "layer", true},
-		"its initramfs":             {func(t *testing.T, w *world) { remove(t, w.defined(t).Initramfs) }, "initramfs", true},
+		"its initramfs": {func(t *testing.T, w *world) { remove(t, w.defined(t).Initramfs) }, "initramfs",
+			true},
 		"the boot configuration": {func(_ *testing.T, w *world) {
 			w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.BootConfig = nil })
 		}, "boot configuration", true},
@@ -58,11 +59,14 @@ func TestWhatAVMLacksIsReadAndMendedAndNeverForbidsItsDeletion(t *testing.T) {
 			if read.Spec.DiskSize != w.spec().DiskSize {
 				t.Errorf("its disk has %d bytes", read.Spec.DiskSize)
 			}
-			if test.object != "" && (len(read.Faults) != 1 || !strings.HasPrefix(read.Faults[0].Object, test.object) || read.Faults[0].Mended != test.mended) {
+			if test.object != "" &&
+				(len(read.Faults) != 1 || !strings.HasPrefix(read.Faults[0].Object, test.object) ||
+					read.Faults[0].Mended != test.mended) {
 				t.Errorf("read %+v", read.Faults)
 			}
 			if test.mended {
-				if updated, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), quiet); err != nil || len(updated.Faults) > 0 {
+				if updated, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), quiet); err != nil ||
+					len(updated.Faults) > 0 {
 					t.Errorf("after an update it lacks %+v, %v", updated, err)
 				}
 			}
@@ -106,9 +110,18 @@ func TestALostPrivateDiskIsNotReplacedByAnEmptyOne(t *testing.T) {
 
 func TestAVMIsNotPutOnWhatIsDamaged(t *testing.T) {
 	for name, volume := range map[string]func(*world, *testing.T) string{
-		"a layer":      func(w *world, t *testing.T) string { return store.LayerName(w.manifest(t, w.new).Layers[1].ID) },
-		"a kernel":     func(w *world, t *testing.T) string { return store.BlobName(w.manifest(t, w.new).Kernel.Image.Digest) },
-		"its modules":  func(w *world, t *testing.T) string { return store.BlobName(w.manifest(t, w.new).Kernel.Modules.Digest) },
+		"a layer": func(w *world,
+			t *testing.T) string {
+			return store.LayerName(w.manifest(t, w.new).Layers[1].ID)
+		},
+		"a kernel": func(w *world,
+			t *testing.T) string {
+			return store.BlobName(w.manifest(t, w.new).Kernel.Image.Digest)
+		},
+		"its modules": func(w *world,
+			t *testing.T) string {
+			return store.BlobName(w.manifest(t, w.new).Kernel.Modules.Digest)
+		},
 		"its manifest": func(w *world, _ *testing.T) string { return store.ReleaseName(w.new) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +144,9 @@ func TestAVMIsNotPutOnWhatIsDamaged(t *testing.T) {
 			spec.Name, spec.UUID = "web-b", "11111111-2222-4333-8444-555555555555"
 			if _, err := w.fleet.Create(within(t, time.Minute), spec, quiet); err == nil {
 				t.Error("a VM was made on it")
-			} else if name != "its manifest" && (!errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "virsh vol-delete --pool pool "+volume(w, t))) {
+			} else if name != "its manifest" &&
+				(!errors.Is(err, store.ErrCorrupt) ||
+					!strings.Contains(err.Error(), "virsh vol-delete --pool pool "+volume(w, t))) {
 				t.Errorf("the error is %v", err)
 			}
 			if _, _, err := w.hypervisor.Lookup(t.Context(), "web-b"); !errors.Is(err, hypervisor.ErrNotFound) {

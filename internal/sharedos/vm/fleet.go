@@ -54,28 +54,30 @@ type Fleet struct {
 	AgentBinary func() ([]byte, error)
 	// Initramfs packs the agent and a kernel's modules (package bootimage).
 	Initramfs func(agent, modules []byte) ([]byte, error)
-	// Offer returns the signed manifest and the contents list of a release that is prepared but perhaps not in the store,
-	// and store.ErrNotFound for any other. Assess needs such releases during a plan. It may be nil.
+	// Offer returns the signed manifest and the contents list of a release that is prepared but perhaps not in
+	// the store, and store.ErrNotFound for any other. Assess needs such releases during a plan. It may be nil.
 	Offer func(ctx context.Context, id tree.Digest) (signed, contents []byte, err error)
 	// Deriver makes layers out of releases. It may be nil if no VM has several components, or some on demand.
 	Deriver Deriver
 	// Collect deletes the volumes in the store that nothing refers to. It is called after a VM has stopped referring to
 	// some. If it is nil, nothing is deleted.
 	Collect func(ctx context.Context) error
-	// CollectLimit is how much longer an update or a deletion may take for Collect; 0 is 45 seconds. The upload of a layer
-	// locks the pool for as long as it takes.
+	// CollectLimit is how much longer an update or a deletion may take for Collect; 0 is 45
+	// seconds. The upload of a layer locks the pool for as long as it takes.
 	CollectLimit time.Duration
 	// Silence is how long an agent may not answer during a refresh; 0 is ten minutes.
 	Silence time.Duration
-	// BootLimit is how long an update waits for a VM whose agent does not answer, because it may be booting; 0 is one minute.
+	// BootLimit is how long an update waits for a VM whose agent does not answer, because it may be
+	// booting; 0 is one minute.
 	BootLimit time.Duration
 	// AddressLimit is how long a VM that was started is waited for until it has an address; 0 is one minute.
 	AddressLimit time.Duration
-	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one minute. A snapshot or a
-	// migration pauses a VM for seconds. A fault of its disk or of the hypervisor pauses it until an operator resumes it.
+	// PausedLimit is how long a VM may be paused while the fleet waits for its agent; 0 is one
+	// minute. A snapshot or a migration pauses a VM for seconds. A fault of its disk or of the
+	// hypervisor pauses it until an operator resumes it.
 	PausedLimit time.Duration
-	// ListedFor is how long a list of what the pool has, and of what starts with the host, is used for further reads of VMs; 0 is
-	// five seconds.
+	// ListedFor is how long a list of what the pool has, and of what starts with the host, is used
+	// for further reads of VMs; 0 is five seconds.
 	ListedFor time.Duration
 	Log       *slog.Logger
 
@@ -92,17 +94,20 @@ type Fleet struct {
 // until PublishDerived has stored it. The methods whose names end in Cached build nothing: their errors match
 // publish.ErrNotCached if there is no such release yet.
 type Deriver interface {
-	// Join returns the id of the joining layer's release for components on a base, zero if they need none. prefer are the
-	// preferences that settle something.
-	Join(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
-	JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest, prefer []release.Preference) (tree.Digest, error)
+	// Join returns the id of the joining layer's release for components on a base, zero if they
+	// need none. prefer are the preferences that settle something.
+	Join(ctx context.Context, base tree.Digest, components []tree.Digest,
+		prefer []release.Preference) (tree.Digest, error)
+	JoinCached(ctx context.Context, base tree.Digest, components []tree.Digest,
+		prefer []release.Preference) (tree.Digest, error)
 	// StandIn returns the id of the release of a component's stand-in layer.
 	StandIn(ctx context.Context, component tree.Digest) (tree.Digest, error)
 	StandInCached(ctx context.Context, component tree.Digest) (tree.Digest, error)
 	// MakeOffer returns the id of the release of an offer of stacks on a base.
 	MakeOffer(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error)
 	MakeOfferCached(ctx context.Context, base tree.Digest, stacks []compose.OfferedStack) (tree.Digest, error)
-	// PublishDerived stores what the other methods have made, unless it is stored. The caller holds a lock of the store.
+	// PublishDerived stores what the other methods have made, unless it is stored. The caller holds
+	// a lock of the store.
 	PublishDerived(ctx context.Context, id tree.Digest) error
 }
 
@@ -122,7 +127,8 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 	case err != nil:
 		return nil, fmt.Errorf("create VM %q: %w", spec.Name, err)
 	case existing.Name != spec.Name:
-		return nil, fmt.Errorf("create VM %q: %w under the name %q, with UUID %s", spec.Name, ErrExists, existing.Name, spec.UUID)
+		return nil, fmt.Errorf("create VM %q: %w under the name %q, with UUID %s", spec.Name, ErrExists,
+			existing.Name, spec.UUID)
 	}
 	defer func() { err = errors.Join(err, f.finished(ctx, spec)) }()
 	if err == nil && (state == hypervisor.Running || state == hypervisor.Paused) {
@@ -170,16 +176,19 @@ func (f *Fleet) Create(ctx context.Context, spec Spec, progress Progress) (_ *VM
 // stopUnlike powers off a VM whose creation is continued, if it runs something else than spec says.
 func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	have := Spec{
-		UUID: domain.UUID, VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
+		UUID: domain.UUID, VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory,
+		MaxMemory:  domain.MaxMemory,
 		Interfaces: domain.Interfaces, Disks: f.disksOf(domain), Hardware: domain.Hardware,
 	}
 	disks, powerOff, err := planDisks(have.Disks, spec.Disks)
 	known := specOf(domain)
 	interfaces, atStart := PlanInterfaces(spec.UUID, have.Interfaces, spec.Interfaces)
-	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) && slices.Equal(known.OnDemand, spec.OnDemand) &&
+	same := known.Base == spec.Base && slices.Equal(known.Components, spec.Components) &&
+		slices.Equal(known.OnDemand, spec.OnDemand) &&
 		slices.Equal(known.Prefer, spec.Prefer) && have.VCPUs == spec.VCPUs && have.Memory == spec.Memory
 	if same && err == nil && !powerOff && !disks.Any() && len(compute(have, spec)) == 0 &&
-		len(HardwareChanges(have.Hardware, spec.Hardware)) == 0 && have.Hardware.CPU.Shares == spec.Hardware.CPU.Shares &&
+		len(HardwareChanges(have.Hardware, spec.Hardware)) == 0 &&
+		have.Hardware.CPU.Shares == spec.Hardware.CPU.Shares &&
 		!atStart && !interfaces.Any() && sameAtBoot(domain, spec) {
 		return nil
 	}
@@ -190,8 +199,8 @@ func (f *Fleet) stopUnlike(ctx context.Context, domain hypervisor.Domain, spec S
 	return f.Hypervisor.PowerOff(ctx, domain.Name)
 }
 
-// sameAtBoot reports whether a definition has the host name, the keys and the size of the disk that spec says. A guest that runs gets
-// them at its next start, or from an update, which compares with the definition alone.
+// sameAtBoot reports whether a definition has the host name, the keys and the size of the disk that spec says.
+// A guest that runs gets them at its next start, or from an update, which compares with the definition alone.
 func sameAtBoot(domain hypervisor.Domain, spec Spec) bool {
 	config, err := bootConfig(domain)
 	return err == nil && config.Hostname == spec.Hostname && slices.Equal(config.AuthorizedKeys, spec.AuthorizedKeys) &&
@@ -237,7 +246,8 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 	case err != nil:
 		return err
 	case known.Name != spec.Name:
-		return fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", known.Name, ErrOther, spec.Name)
+		return fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)",
+			known.Name, ErrOther, spec.Name)
 	}
 	volume, err := f.diskOf(ctx, known)
 	if err != nil {
@@ -284,8 +294,10 @@ func (f *Fleet) define(ctx context.Context, spec Spec, progress Progress, fallba
 }
 
 func diskGone(volume, pool string) error {
-	return fmt.Errorf("%w: there is no volume %s in pool %q; if it can be put back there, do that and apply again; to make the VM anew, "+
-		"with an empty disk, run terraform apply -replace= with the address of the resource, which Terraform shows with this error", ErrDiskGone, volume, pool)
+	return fmt.Errorf(
+		"%w: there is no volume %s in pool %q; if it can be put back there, do that and apply again; to make the VM "+
+			"anew, with an empty disk, run terraform apply -replace= with the address of the resource, which "+
+			"Terraform shows with this error", ErrDiskGone, volume, pool)
 }
 
 // defineFirst defines a VM for the first time. It first defines it without its private disk, so that a
@@ -321,8 +333,8 @@ func (f *Fleet) defineFirst(ctx context.Context, spec Spec, domain hypervisor.Do
 	return f.Hypervisor.Define(ctx, domain)
 }
 
-// dropFirst removes the private disk, the further disks and the domain of a VM whose first definition failed: nothing has written to the disk. Both
-// are kept if the domain has the disk nevertheless, or if libvirt does not answer.
+// dropFirst removes the private disk, the further disks and the domain of a VM whose first definition failed: nothing
+// has written to the disk. Both are kept if the domain has the disk nevertheless, or if libvirt does not answer.
 func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
@@ -356,7 +368,8 @@ func (f *Fleet) dropFirst(ctx context.Context, spec Spec, volume string) error {
 }
 
 // domain describes the VM without its private disk. detaches is that of its metadata (detachAtStart).
-func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *offer, detaches int, progress Progress) (hypervisor.Domain, error) {
+func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *offer, detaches int,
+	progress Progress) (hypervisor.Domain, error) {
 	layers, err := f.layerDevices(ctx, stack.Layers)
 	if err != nil {
 		return hypervisor.Domain{}, err
@@ -385,8 +398,9 @@ func (f *Fleet) domain(ctx context.Context, spec Spec, stack *composed, offer *o
 		return hypervisor.Domain{}, err
 	}
 	domain := hypervisor.Domain{
-		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory, MaxMemory: spec.MaxMemory,
-		Kernel: image.kernel, Initramfs: image.initramfs, KernelArgs: spec.KernelArgs,
+		Name: spec.Name, UUID: spec.UUID, VCPUs: spec.VCPUs, MaxVCPUs: spec.MaxVCPUs, Memory: spec.Memory,
+		MaxMemory: spec.MaxMemory,
+		Kernel:    image.kernel, Initramfs: image.initramfs, KernelArgs: spec.KernelArgs,
 		Layers: append(layers, offered...), Interfaces: spec.Interfaces, BootConfig: config,
 		ConsoleLog: f.consoleLog(spec.Name),
 		Metadata: hypervisor.Metadata{
@@ -501,14 +515,17 @@ func (f *Fleet) describe(ctx context.Context, domain hypervisor.Domain, state hy
 		Unrecorded: domain.Metadata.Creating != nil && domain.Metadata.Creating.Finished,
 		Spec: Spec{
 			Name: domain.Name, UUID: domain.UUID,
-			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand, Attached: stack.Attached,
-			VCPUs: domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
+			Base: stack.Base, Components: stack.Components, Prefer: stack.Prefer, OnDemand: stack.OnDemand,
+			Attached: stack.Attached,
+			VCPUs:    domain.VCPUs, MaxVCPUs: domain.MaxVCPUs, Memory: domain.Memory, MaxMemory: domain.MaxMemory,
 			DiskSize: diskSize(domain, disk),
 			Hostname: config.Hostname, AuthorizedKeys: config.AuthorizedKeys, KernelArgs: domain.KernelArgs,
-			Interfaces: domain.Interfaces, Hardware: domain.Hardware, Disks: f.disksOf(domain), Running: state == hypervisor.Running,
+			Interfaces: domain.Interfaces, Hardware: domain.Hardware, Disks: f.disksOf(domain),
+			Running:   state == hypervisor.Running,
 			LifeCycle: lifeCycle, Given: domain.Metadata.Configuration,
 		},
-		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack, Configured: domain.Metadata.Stack,
+		State: state, Rollout: participation(domain), Pool: f.Pool, Stack: domain.Metadata.Stack,
+		Configured:    domain.Metadata.Stack,
 		DiskAllocated: disk.Allocation, ConsoleLog: domain.ConsoleLog,
 	}
 	if found.Rollout != nil {
@@ -563,7 +580,8 @@ func (f *Fleet) Delete(ctx context.Context, name, uuid string, progress Progress
 }
 
 // delete deletes a VM. It returns the releases that the VM referred to, and whether these are known.
-func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress) (had []tree.Digest, was bool, _ error) {
+func (f *Fleet) delete(ctx context.Context, name, uuid string,
+	progress Progress) (had []tree.Digest, was bool, _ error) {
 	domain, _, err := f.find(ctx, name, uuid)
 	was = err == nil
 	defined := was
@@ -611,7 +629,8 @@ func (f *Fleet) delete(ctx context.Context, name, uuid string, progress Progress
 // definition is removed last: until then it names the disk, so that the next deletion continues an
 // interrupted one. A collection must not see a disk without its definition: it would take the disk
 // for that of a VM on another host. A further disk whose pool is gone is left (ErrLeft).
-func (f *Fleet) remove(ctx context.Context, domain hypervisor.Domain, volume string, defined bool, progress Progress) (left, err error) {
+func (f *Fleet) remove(ctx context.Context, domain hypervisor.Domain, volume string, defined bool,
+	progress Progress) (left, err error) {
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {
 		return nil, err

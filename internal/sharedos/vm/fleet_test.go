@@ -45,7 +45,8 @@ func newWorld(t *testing.T) *world {
 	w.guests = agenttest.Inhabit(w.hypervisor)
 	t.Cleanup(w.guests.Off)
 	w.fleet = &vm.Fleet{
-		Hypervisor: w.hypervisor, Machine: machine.Local{}, Store: w.store, Key: key, Pool: "pool", Cache: t.TempDir(), ConsoleDir: t.TempDir(),
+		Hypervisor: w.hypervisor, Machine: machine.Local{}, Store: w.store, Key: key, Pool: "pool",
+		Cache: t.TempDir(), ConsoleDir: t.TempDir(),
 		AgentBinary: func() ([]byte, error) { return []byte("agent"), nil },
 		Initramfs:   func(agent, modules []byte) ([]byte, error) { return slices.Concat(agent, modules), nil },
 		ListedFor:   -1,
@@ -90,11 +91,13 @@ func (w *world) putBlob(t *testing.T, text string) release.Blob {
 
 func (w *world) publish(t *testing.T, key ed25519.PrivateKey, m *release.Manifest, kernel string) tree.Digest {
 	t.Helper()
-	m.Schema, m.Kind, m.Name, m.Architecture, m.OS = release.Schema, release.Base, cmp.Or(m.Name, "debian-13"), "amd64", "Debian"
+	m.Schema, m.Kind, m.Name, m.Architecture, m.OS = release.Schema, release.Base,
+		cmp.Or(m.Name, "debian-13"), "amd64", "Debian"
 	if m.Contents == (release.Blob{}) {
 		m.Contents = w.putBlob(t, "contents of "+kernel)
 	}
-	m.Kernel = &release.Kernel{Release: kernel, Image: w.putBlob(t, "kernel "+kernel), Modules: w.putBlob(t, "modules "+kernel)}
+	m.Kernel = &release.Kernel{Release: kernel, Image: w.putBlob(t, "kernel "+kernel),
+		Modules: w.putBlob(t, "modules "+kernel)}
 	m.Users, m.Groups = map[string]uint32{"root": 0}, map[string]uint32{"root": 0}
 	note, id, err := release.Sign(m, key)
 	if err != nil {
@@ -180,7 +183,8 @@ func TestCreateLeavesAnotherVMOfTheNameAlone(t *testing.T) {
 	w.hypervisor.AddForeign("stranger", "22222222-2222-4333-8444-555555555555")
 	foreign := w.spec()
 	foreign.Name = "stranger"
-	if _, err := w.fleet.Create(t.Context(), foreign, quiet); !errors.Is(err, hypervisor.ErrForeign) && !errors.Is(err, vm.ErrExists) {
+	if _, err := w.fleet.Create(t.Context(), foreign, quiet); !errors.Is(err, hypervisor.ErrForeign) &&
+		!errors.Is(err, vm.ErrExists) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -194,7 +198,8 @@ func TestReadTakesNoAnswerForUnknown(t *testing.T) {
 		t.Fatalf("read %+v, %v", read, err)
 	}
 	w.hypervisor.Fail = func(string, string) error { return hypervisor.ErrUnreachable }
-	if _, err := w.fleet.Read(t.Context(), "web-a"); errors.Is(err, vm.ErrNotFound) || !errors.Is(err, hypervisor.ErrUnreachable) {
+	if _, err := w.fleet.Read(t.Context(), "web-a"); errors.Is(err, vm.ErrNotFound) ||
+		!errors.Is(err, hypervisor.ErrUnreachable) {
 		t.Fatalf("an unreachable libvirt reads as %v", err)
 	}
 	w.hypervisor.Fail = nil
@@ -238,7 +243,8 @@ func TestUpdateRefreshesARunningVM(t *testing.T) {
 	if !report.GetCommitted() || updated.Stack.Base != w.new || updated.Spec.Base != w.new {
 		t.Fatalf("updated %+v, report %v", updated, report)
 	}
-	if slices.Contains(w.hypervisor.Calls(), "PowerOff web-a") || slices.Contains(w.hypervisor.Calls(), "Shutdown web-a") {
+	if slices.Contains(w.hypervisor.Calls(), "PowerOff web-a") ||
+		slices.Contains(w.hypervisor.Calls(), "Shutdown web-a") {
 		t.Fatalf("a live refresh powered the VM off: %v", w.hypervisor.Calls())
 	}
 	domain, _, err := w.hypervisor.Lookup(t.Context(), "web-a")
@@ -300,7 +306,8 @@ func TestUpdateWaitsForARefreshThatIsInFlight(t *testing.T) {
 	w.agent(t, "web-a").Polls = 8
 	spec := w.spec()
 	spec.Base = w.new
-	if _, _, err := w.fleet.Update(within(t, 600*time.Millisecond), spec, quiet); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, err := w.fleet.Update(within(t, 600*time.Millisecond), spec, quiet); !errors.Is(err,
+		context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
@@ -332,7 +339,8 @@ func TestUpdatePowerCyclesOnlyWhenAllowed(t *testing.T) {
 func TestAssessAsksTheAgentAndChangesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.create(t, w.spec())
-	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_RESTART, Units: []*agentapi.UnitImpact{{Unit: "nginx.service"}}}
+	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_RESTART,
+		Units: []*agentapi.UnitImpact{{Unit: "nginx.service"}}}
 	before := len(w.hypervisor.Calls())
 	spec := w.spec()
 	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact != nil {

@@ -13,8 +13,9 @@ import (
 // unfilled is how much smaller in bytes than its disk a file system may be.
 const unfilled = 1 << 20
 
-// diskSize is the size of a VM's private disk as its definition records it, also if the volume is gone. The volume can be larger: the storage pool
-// rounds, and a growth that was cut off is finished by the next update, which the definition asks for.
+// diskSize is the size of a VM's private disk as its definition records it, also if the volume is
+// gone. The volume can be larger: the storage pool rounds, and a growth that was cut off is
+// finished by the next update, which the definition asks for.
 func diskSize(domain hypervisor.Domain, volume store.Volume) int64 {
 	if recorded := domain.Metadata.DiskSize; recorded > 0 && (recorded <= volume.Capacity || volume.Name == "") {
 		return recorded
@@ -53,7 +54,8 @@ func (f *Fleet) grow(ctx context.Context, domain hypervisor.Domain, spec Spec, p
 		return fmt.Errorf("grow the file system of its private disk: %w", err)
 	}
 	if answer.GetAfterBytes() < spec.DiskSize-unfilled {
-		return fmt.Errorf("grow the file system of its private disk: it has %d bytes afterwards, not %d", answer.GetAfterBytes(), spec.DiskSize)
+		return fmt.Errorf("grow the file system of its private disk: it has %d bytes afterwards, not %d",
+			answer.GetAfterBytes(), spec.DiskSize)
 	}
 	return nil
 }

@@ -118,13 +118,14 @@ func patchFaults(domain hypervisor.Domain) (faults []Fault) {
 	for _, i := range domain.LostPatches {
 		patch := domain.Hardware.Patches[i]
 		faults = append(faults, Fault{fmt.Sprintf("%s %d", AttributePatches, i+1), fmt.Sprintf(
-			"the definition of the VM is no longer as it says (%s %s); the next apply defines it again", patch.Op, patch.Path), true})
+			"the definition of the VM is no longer as it says (%s %s); the next apply defines it again",
+			patch.Op, patch.Path), true})
 	}
 	return faults
 }
 
-// hardware checks what the host has for the hardware. libvirt is asked about each part that differs, and about patches always: they
-// depend on the whole definition.
+// hardware checks what the host has for the hardware. libvirt is asked about each part that
+// differs, and about patches always: they depend on the whole definition.
 func (p *preflight) hardware(ctx context.Context) error {
 	want, have := p.Want.Hardware, hypervisor.Hardware{}
 	if p.Have != nil {
@@ -138,7 +139,8 @@ func (p *preflight) hardware(ctx context.Context) error {
 		case AttributeCPU:
 			differs = differs || p.Have != nil && most(p.Have) != most(&p.Want)
 		case AttributeMemoryBacking:
-			differs = differs || p.Have != nil && max(p.Have.Memory, p.Have.MaxMemory) < max(p.Want.Memory, p.Want.MaxMemory)
+			differs = differs ||
+				p.Have != nil && max(p.Have.Memory, p.Have.MaxMemory) < max(p.Want.Memory, p.Want.MaxMemory)
 		case AttributePatches:
 			if differs = len(want.Patches) > 0; len(p.found) > refused {
 				return nil // libvirt would refuse the definition for another reason
@@ -184,8 +186,9 @@ func (p *preflight) accepted(ctx context.Context, attribute, next string, hardwa
 // sample is a domain as the VM would be, with files that nobody looks at.
 func (p *preflight) sample() hypervisor.Domain {
 	domain := hypervisor.Domain{
-		Name: cmp.Or(p.Want.Name, "sample"), UUID: "00000000-0000-4000-8000-000000000001", VCPUs: p.Want.VCPUs, MaxVCPUs: p.Want.MaxVCPUs,
-		Memory: cmp.Or(p.Want.Memory, minMemory), MaxMemory: p.Want.MaxMemory,
+		Name: cmp.Or(p.Want.Name, "sample"), UUID: "00000000-0000-4000-8000-000000000001", VCPUs: p.Want.VCPUs,
+		MaxVCPUs: p.Want.MaxVCPUs,
+		Memory:   cmp.Or(p.Want.Memory, minMemory), MaxMemory: p.Want.MaxMemory,
 		Kernel: "/kernel", Initramfs: "/initramfs", PrivateDisk: "/disk", ConsoleLog: "/log",
 	}
 	if cpu := p.Want.Hardware.CPU; domain.VCPUs == 0 { // not known yet
@@ -215,7 +218,8 @@ func (p *preflight) ofHost(ctx context.Context, attribute string, want hyperviso
 				return err
 			}
 			if !there {
-				p.refuse("Create it on the host, or correct the path.", fmt.Errorf("the host has no directory %s", directory.Path), attribute, tag, "path")
+				p.refuse("Create it on the host, or correct the path.",
+					fmt.Errorf("the host has no directory %s", directory.Path), attribute, tag, "path")
 			}
 		}
 	case AttributeDevices:
@@ -230,7 +234,8 @@ func (p *preflight) ofHost(ctx context.Context, attribute string, want hyperviso
 				if address == "" {
 					kind, address = "usb", device.USB
 				}
-				p.refuse("Correct it: `virsh nodedev-list --cap "+map[string]string{"pci": "pci", "usb": "usb_device"}[kind]+"` lists what the host has.",
+				p.refuse("Correct it: `virsh nodedev-list --cap "+
+					map[string]string{"pci": "pci", "usb": "usb_device"}[kind]+"` lists what the host has.",
 					fmt.Errorf("the host has no device %s", address), attribute, name, kind)
 			}
 		}
@@ -246,7 +251,8 @@ func (p *preflight) processor(ctx context.Context, want hypervisor.CPU) error {
 		}
 		if len(models) > 0 && !slices.Contains(models, want.Model) {
 			p.refuse("Choose one of: "+strings.Join(models, ", ")+".",
-				fmt.Errorf("QEMU on this host cannot offer a processor of the model %q", want.Model), AttributeCPU, "model")
+				fmt.Errorf("QEMU on this host cannot offer a processor of the model %q", want.Model), AttributeCPU,
+				"model")
 		}
 	}
 	if len(want.Pins) == 0 {
@@ -255,12 +261,14 @@ func (p *preflight) processor(ctx context.Context, want hypervisor.CPU) error {
 	limits, err := p.fleet.Hypervisor.Limits(ctx)
 	if err == nil && limits.Emulated {
 		p.refuse("Leave cpu.pinning out on this host.",
-			errors.New("the host has no KVM, and libvirt does not pin processors that QEMU emulates"), AttributeCPU, "pinning")
+			errors.New("the host has no KVM, and libvirt does not pin processors that QEMU emulates"), AttributeCPU,
+			"pinning")
 	}
 	return err
 }
 
-// pages checks that the host has enough free huge pages. Those that the VM holds already are free when it is powered off.
+// pages checks that the host has enough free huge pages. Those that the VM holds already are free
+// when it is powered off.
 func (p *preflight) pages(ctx context.Context, size int64) error {
 	bytes := max(p.Want.Memory, p.Want.MaxMemory)
 	if size == 0 || bytes == 0 {
@@ -268,7 +276,8 @@ func (p *preflight) pages(ctx context.Context, size int64) error {
 	}
 	if bytes%size != 0 {
 		p.refuse("Make memory and max_memory a multiple of the size of a page, or choose smaller pages.",
-			fmt.Errorf("%d MiB of memory are no whole number of pages of %d KiB", bytes>>20, size>>10), AttributeMemoryBacking, "huge_page_size")
+			fmt.Errorf("%d MiB of memory are no whole number of pages of %d KiB", bytes>>20, size>>10),
+			AttributeMemoryBacking, "huge_page_size")
 		return nil
 	}
 	free, err := p.fleet.Hypervisor.FreePages(ctx, size)
@@ -279,8 +288,12 @@ func (p *preflight) pages(ctx context.Context, size int64) error {
 		free += max(p.Have.Memory, p.Have.MaxMemory) / size
 	}
 	if need := bytes / size; p.Want.Running && free < need {
-		p.refuse(fmt.Sprintf("Reserve more of them on the host, such as with: virsh allocpages --pagesize %d --pagecount %d --add", size>>10, need-free),
-			fmt.Errorf("the VM needs %d pages of %d KiB, and %d of them are free on the host", need, size>>10, free), AttributeMemoryBacking, "huge_page_size")
+		p.refuse(
+			fmt.Sprintf(
+				"Reserve more of them on the host, such as with: virsh allocpages --pagesize %d --pagecount %d --add",
+				size>>10, need-free),
+			fmt.Errorf("the VM needs %d pages of %d KiB, and %d of them are free on the host", need, size>>10, free),
+			AttributeMemoryBacking, "huge_page_size")
 	}
 	return nil
 }

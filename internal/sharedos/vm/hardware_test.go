@@ -13,9 +13,12 @@ import (
 // Each part of the hardware is a reason of its own, in both directions, and saying the default is none.
 func TestHardwareThatARunningVMCannotTakeOn(t *testing.T) {
 	all := hypervisor.Hardware{
-		Machine: "pc-q35-9.2", CPU: hypervisor.CPU{Pins: map[int]string{0: "0"}}, Memory: hypervisor.MemoryBacking{Nodes: "0"}, TPM: "tpm-crb", Graphics: &hypervisor.Graphics{},
-		Watchdog: "pause", Random: hypervisor.Random{BytesPerSecond: 1}, Directories: map[string]hypervisor.Directory{"a": {Path: "/a"}},
-		Devices: map[string]hypervisor.HostDevice{"a": {USB: "1d6b:0002"}}, Patches: []hypervisor.Patch{{Op: "remove", Path: "/domain/clock"}},
+		Machine: "pc-q35-9.2", CPU: hypervisor.CPU{Pins: map[int]string{0: "0"}},
+		Memory: hypervisor.MemoryBacking{Nodes: "0"}, TPM: "tpm-crb", Graphics: &hypervisor.Graphics{},
+		Watchdog: "pause", Random: hypervisor.Random{BytesPerSecond: 1},
+		Directories: map[string]hypervisor.Directory{"a": {Path: "/a"}},
+		Devices:     map[string]hypervisor.HostDevice{"a": {USB: "1d6b:0002"}},
+		Patches:     []hypervisor.Patch{{Op: "remove", Path: "/domain/clock"}},
 	}
 	var every []Reason
 	for _, part := range hardwareParts {
@@ -36,12 +39,15 @@ func TestHardwareThatARunningVMCannotTakeOn(t *testing.T) {
 		t.Errorf("all of it is %q, not %q", got, every)
 	}
 	said := hypervisor.Hardware{
-		Machine: "q35", CPU: hypervisor.CPU{Cores: 2, Shares: 100}, Memory: hypervisor.MemoryBacking{Nodes: "0", Mode: "strict"},
-		Graphics: &hypervisor.Graphics{Type: "vnc", Listen: "127.0.0.1", Video: "vga"}, Watchdog: "reset", Random: hypervisor.Random{Source: "/dev/urandom"},
+		Machine: "q35", CPU: hypervisor.CPU{Cores: 2, Shares: 100},
+		Memory:   hypervisor.MemoryBacking{Nodes: "0", Mode: "strict"},
+		Graphics: &hypervisor.Graphics{Type: "vnc", Listen: "127.0.0.1", Video: "vga"}, Watchdog: "reset",
+		Random:      hypervisor.Random{Source: "/dev/urandom"},
 		Directories: map[string]hypervisor.Directory{}, Patches: []hypervisor.Patch{},
 	}
 	unsaid := hypervisor.Hardware{
-		CPU: hypervisor.CPU{Sockets: 1, Cores: 2, Threads: 1}, Memory: hypervisor.MemoryBacking{Nodes: "0"}, Graphics: &hypervisor.Graphics{},
+		CPU: hypervisor.CPU{Sockets: 1, Cores: 2, Threads: 1}, Memory: hypervisor.MemoryBacking{Nodes: "0"},
+		Graphics: &hypervisor.Graphics{},
 	}
 	if got := HardwareChanges(said, unsaid); len(got) != 0 {
 		t.Errorf("the same in other words is %q", got)

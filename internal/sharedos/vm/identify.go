@@ -16,17 +16,20 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/transport"
 )
 
-// goodAgainLimit bounds how long a health check that was good may take to be good again after a change of host name or keys.
+// goodAgainLimit bounds how long a health check that was good may take to be good again after a
+// change of host name or keys.
 const goodAgainLimit = 30 * time.Second
 
-// identify has a running guest take on the host name and root's keys of spec. The definition, from which each boot takes
-// them, is changed after that, so that an update which was cut off in between does it again. ErrNoAnswer if the agent does
-// not answer, and ErrOldAgent if it cannot do that: then both take effect at the next power-off and start. If a health check
-// of refresh that was good before is not good again, or does not stay so, the guest gets back what it had: ErrTakenBack.
+// identify has a running guest take on the host name and root's keys of spec. The definition, from
+// which each boot takes them, is changed after that, so that an update which was cut off in between
+// does it again. ErrNoAnswer if the agent does not answer, and ErrOldAgent if it cannot do that:
+// then both take effect at the next power-off and start. If a health check of refresh that was good
+// before is not good again, or does not stay so, the guest gets back what it had: ErrTakenBack.
 func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) error {
 	progress("changing the host name and root's keys in the guest")
-	const do, atStart = "change the host name and root's keys in the running guest", "to have them changed at its next start instead, " +
-		"apply with running = false first, and with running = true then"
+	const do, atStart = "change the host name and root's keys in the running guest",
+		"to have them changed at its next start instead, " +
+			"apply with running = false first, and with running = true then"
 	// The agent's key may have been pinned in the definition since this update began.
 	domain, _, err := f.Hypervisor.LookupUUID(ctx, domain.UUID)
 	if err != nil {
@@ -43,7 +46,8 @@ func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spe
 	}
 	limited, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	_, err = agent.Identify(limited, &agentapi.IdentifyRequest{Hostname: spec.Hostname, AuthorizedKeys: spec.AuthorizedKeys})
+	_, err = agent.Identify(limited,
+		&agentapi.IdentifyRequest{Hostname: spec.Hostname, AuthorizedKeys: spec.AuthorizedKeys})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return fmt.Errorf("%s: %w; %s", do, ErrOldAgent, atStart)
@@ -61,7 +65,8 @@ func (f *Fleet) identify(ctx context.Context, domain hypervisor.Domain, spec Spe
 }
 
 // goodChecks returns the health checks that are good now. The others say nothing about what is changed next.
-func goodChecks(ctx context.Context, agent *transport.Agent, checks []*agentapi.HealthCheck) ([]*agentapi.HealthCheck, error) {
+func goodChecks(ctx context.Context, agent *transport.Agent,
+	checks []*agentapi.HealthCheck) ([]*agentapi.HealthCheck, error) {
 	if len(checks) == 0 {
 		return nil, nil
 	}
@@ -70,11 +75,13 @@ func goodChecks(ctx context.Context, agent *transport.Agent, checks []*agentapi.
 		return nil, err
 	}
 	return slices.DeleteFunc(slices.Clone(checks), func(check *agentapi.HealthCheck) bool {
-		return slices.ContainsFunc(failed, func(one *agentapi.FailedCheck) bool { return one.GetName() == check.GetName() })
+		return slices.ContainsFunc(failed,
+			func(one *agentapi.FailedCheck) bool { return one.GetName() == check.GetName() })
 	}), nil
 }
 
-// stayGood waits until health checks are good, and that they stay so for the settle time. Its error names those that are not.
+// stayGood waits until health checks are good, and that they stay so for the settle time. Its error
+// names those that are not.
 func stayGood(ctx context.Context, agent *transport.Agent, checks []*agentapi.HealthCheck, settle time.Duration) error {
 	if len(checks) == 0 {
 		return nil
@@ -102,8 +109,8 @@ func stayGood(ctx context.Context, agent *transport.Agent, checks []*agentapi.He
 	}
 }
 
-// identifyAsBefore gives a running guest back the host name and root's keys of its definition, which could not be changed. Without that, it
-// would keep others until its next power-off, which no plan shows.
+// identifyAsBefore gives a running guest back the host name and root's keys of its definition, which
+// could not be changed. Without that, it would keep others until its next power-off, which no plan shows.
 func (f *Fleet) identifyAsBefore(ctx context.Context, domain hypervisor.Domain, progress Progress) error {
 	var had agentapi.BootConfig
 	if err := json.Unmarshal(domain.BootConfig, &had); err != nil {
@@ -111,7 +118,8 @@ func (f *Fleet) identifyAsBefore(ctx context.Context, domain hypervisor.Domain, 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
 	defer cancel()
-	if err := f.identify(ctx, domain, Spec{Hostname: had.Hostname, AuthorizedKeys: had.AuthorizedKeys}, progress); err != nil {
+	if err := f.identify(ctx, domain,
+		Spec{Hostname: had.Hostname, AuthorizedKeys: had.AuthorizedKeys}, progress); err != nil {
 		return fmt.Errorf("give the guest its host name and root's keys back: %w", err)
 	}
 	return nil

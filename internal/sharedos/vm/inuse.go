@@ -74,9 +74,9 @@ func uses(domain hypervisor.Domain) []tree.Digest {
 	return found
 }
 
-// stored composes a stack and the offer of spec, and stores the releases that are made of others for them. The pool must
-// have all others: one that is prepared for a plan, or that was read before the pool was locked, may be missing. The caller
-// holds a lock of the store.
+// stored composes a stack and the offer of spec, and stores the releases that are made of others
+// for them. The pool must have all others: one that is prepared for a plan, or that was read before
+// the pool was locked, may be missing. The caller holds a lock of the store.
 func (f *Fleet) stored(ctx context.Context, spec Spec, of recipe) (*composed, *offer, error) {
 	for _, id := range of.releases() {
 		if _, err := f.Store.GetManifest(ctx, id); err != nil {
@@ -84,7 +84,8 @@ func (f *Fleet) stored(ctx context.Context, spec Spec, of recipe) (*composed, *o
 		}
 	}
 	stack, offer, err := f.storeDerived(ctx, spec, of)
-	if errors.Is(err, store.ErrNotFound) { // what was composed before is of releases that a collection has deleted since
+	if errors.Is(
+		err, store.ErrNotFound) { // what was composed before is of releases that a collection has deleted since
 		f.stacks.forget()
 		f.offers.forget()
 		stack, offer, err = f.storeDerived(ctx, spec, of)
@@ -112,7 +113,8 @@ func (f *Fleet) storeDerived(ctx context.Context, spec Spec, of recipe) (*compos
 
 // pin verifies and attaches what a refresh needs, and records the releases that it moves the guest between, so that no
 // collection deletes them.
-func (f *Fleet) pin(ctx context.Context, spec Spec, current release.Stack, target *composed, progress Progress) (err error) {
+func (f *Fleet) pin(ctx context.Context, spec Spec, current release.Stack, target *composed,
+	progress Progress) (err error) {
 	name := spec.Name
 	ctx, unlock, err := f.Store.Lock(ctx, store.Shared, progress)
 	if err != nil {

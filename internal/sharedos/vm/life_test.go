@@ -25,7 +25,8 @@ func TestUpdateHasThisProgramsAgentTakeOver(t *testing.T) {
 	w.agent(t, "web-a").Binary = []byte("an earlier agent")
 	w.create(t, w.spec())
 	var steps []string
-	updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), func(step string) { steps = append(steps, step) })
+	updated, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(),
+		func(step string) { steps = append(steps, step) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,9 @@ func TestUpdateHasThisProgramsAgentTakeOver(t *testing.T) {
 		t.Errorf("its steps are %q", steps)
 	}
 	steps = nil
-	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), func(step string) { steps = append(steps, step) }); err != nil || slices.Contains(steps, "replacing the agent") {
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(),
+		func(step string) { steps = append(steps, step) }); err != nil ||
+		slices.Contains(steps, "replacing the agent") {
 		t.Errorf("once more its steps are %q, %v", steps, err)
 	}
 }
@@ -58,7 +61,8 @@ func TestAnAgentThatDoesNotComeUpFailsNoUpdate(t *testing.T) {
 	}
 	spec := w.spec()
 	spec.Base = w.new
-	if updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
+	if updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil ||
+		!report.GetCommitted() || updated.Stack.Base != w.new {
 		t.Errorf("the refresh: %v, %v", report, err)
 	}
 }
@@ -78,7 +82,8 @@ func TestALargerDiskIsGrownWhileTheVMRuns(t *testing.T) {
 	if got := w.agent(t, "web-a").FileSystem(); got != spec.DiskSize {
 		t.Errorf("the file system has %d bytes, not %d", got, spec.DiskSize)
 	}
-	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), quiet); err == nil || !strings.Contains(err.Error(), "cannot shrink") {
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.spec(), quiet); err == nil ||
+		!strings.Contains(err.Error(), "cannot shrink") {
 		t.Errorf("it shrank: %v", err)
 	}
 }
@@ -108,7 +113,8 @@ func TestAGrowthThatWasCutOffIsAskedForAgain(t *testing.T) {
 				t.Fatalf("a plan sees %d bytes (%v) and changes nothing", read.Spec.DiskSize, err)
 			}
 			updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-			if err != nil || updated.Spec.DiskSize != spec.DiskSize || w.agent(t, "web-a").FileSystem() != spec.DiskSize {
+			if err != nil || updated.Spec.DiskSize != spec.DiskSize ||
+				w.agent(t, "web-a").FileSystem() != spec.DiskSize {
 				t.Errorf("updated %+v, %v", updated, err)
 			}
 			// What the user asked for first can be had back while the definition still names it; the volume stays.
@@ -145,7 +151,8 @@ func TestALayerThatIsHeldIsToldAndGoesLater(t *testing.T) {
 	if err != nil || len(read.Surplus) != 1 || len(read.Surplus[0].InUseBy) != 0 {
 		t.Errorf("once it is free, it is read as %v, %v", read.Surplus, err)
 	}
-	w.mustHavePlugged(t, release.Stack{Layers: slices.Concat(updated.Stack.Layers, made.Stack.Layers[1:])}) // reading changes nothing
+	w.mustHavePlugged(t,
+		release.Stack{Layers: slices.Concat(updated.Stack.Layers, made.Stack.Layers[1:])}) // reading changes nothing
 	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || len(updated.Surplus) != 0 {
 		t.Errorf("held are %v, %v", updated.Surplus, err)
 	}
@@ -162,7 +169,8 @@ func TestAVMThatIsStillBootingIsWaitedFor(t *testing.T) {
 	defer answers.Stop()
 	spec := w.spec()
 	spec.Base = w.new
-	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, func(step string) { steps = append(steps, step) })
+	updated, report, err := w.fleet.Update(within(t, time.Minute), spec,
+		func(step string) { steps = append(steps, step) })
 	if err != nil || !report.GetCommitted() || updated.Stack.Base != w.new {
 		t.Errorf("updated %+v, %v", updated, err)
 	}
@@ -218,7 +226,8 @@ func TestAVMThatIsStartedIsWaitedForUntilItHasAnAddress(t *testing.T) {
 			if err != nil || made.Unreachable != c.unreachable {
 				t.Fatalf("%+v, %v", made, err)
 			}
-			if told := slices.Contains(steps, "the services have started; waiting for an address"); told != (len(c.interfaces) > 0) {
+			if told := slices.Contains(steps,
+				"the services have started; waiting for an address"); told != (len(c.interfaces) > 0) {
 				t.Errorf("its steps are %q", steps)
 			}
 		})

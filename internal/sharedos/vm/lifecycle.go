@@ -107,7 +107,8 @@ func countChanges(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
 		return domain, nil //nolint:nilerr // its guest cannot boot with that, and so was given nothing
 	}
 	now.Changes = had.Changes
-	if now.Hostname != had.Hostname || !slices.Equal(now.AuthorizedKeys, had.AuthorizedKeys) || !slices.Equal(now.Disks, had.Disks) {
+	if now.Hostname != had.Hostname || !slices.Equal(now.AuthorizedKeys, had.AuthorizedKeys) ||
+		!slices.Equal(now.Disks, had.Disks) {
 		now.Changes++
 	}
 	domain.BootConfig, err = json.Marshal(now)

@@ -59,7 +59,8 @@ func TestAChangeOfTheLifeCycleDoesNothingElse(t *testing.T) {
 		{vm.LifeCycle{Autostart: true}, vm.LifeCycle{Autostart: true, Title: said(""), Description: said("")}, []string{"SetAutostart"}},
 		{vm.LifeCycle{Protected: true}, vm.LifeCycle{Protected: true, Title: said(""), Description: said("")}, []string{"SetMetadata", "SetAutostart"}},
 		{
-			vm.LifeCycle{Protected: true, Title: said("a"), Description: said("b")}, vm.LifeCycle{Protected: true, Title: said("a"), Description: said("b")},
+			vm.LifeCycle{Protected: true, Title: said("a"), Description: said("b")},
+			vm.LifeCycle{Protected: true, Title: said("a"), Description: said("b")},
 			[]string{"SetTitle", "SetDescription"},
 		},
 		{vm.LifeCycle{Protected: true}, vm.LifeCycle{Protected: true, Title: said("a"), Description: said("b")}, nil},
@@ -78,7 +79,8 @@ func TestAChangeOfTheLifeCycleDoesNothingElse(t *testing.T) {
 		}
 		w.mustHave(t, test.read)
 	}
-	if err := w.fleet.SetLifeCycle(t.Context(), "web-a", "11111111-2222-4333-8444-555555555555", vm.LifeCycle{}); !errors.Is(err, vm.ErrOther) {
+	if err := w.fleet.SetLifeCycle(t.Context(), "web-a", "11111111-2222-4333-8444-555555555555",
+		vm.LifeCycle{}); !errors.Is(err, vm.ErrOther) {
 		t.Errorf("another VM of the name: %v", err)
 	}
 }
@@ -97,12 +99,14 @@ func TestAnUnrelatedChangeKeepsWhatOthersHaveAdded(t *testing.T) {
 			spec := w.spec()
 			spec.LifeCycle = vm.LifeCycle{Autostart: true, Protected: true}
 			w.create(t, spec)
-			w.hypervisor.Alter("web-a", func(d *hypervisor.Domain) { d.Title, d.Description, d.Foreign = "mine", "by hand", foreign })
+			w.hypervisor.Alter("web-a",
+				func(d *hypervisor.Domain) { d.Title, d.Description, d.Foreign = "mine", "by hand", foreign })
 			change(&spec)
 			if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
 				t.Fatal(err)
 			}
-			w.mustHave(t, vm.LifeCycle{Autostart: true, Protected: true, Title: said("mine"), Description: said("by hand")})
+			w.mustHave(t, vm.LifeCycle{Autostart: true, Protected: true, Title: said("mine"),
+				Description: said("by hand")})
 			if defined := w.defined(t); !slices.Equal(defined.Foreign, foreign) {
 				t.Errorf("metadata of others: %q", defined.Foreign)
 			}
@@ -264,17 +268,20 @@ func TestAutostartThatCannotWorkIsToldInAPlan(t *testing.T) {
 			if told >= 0 != c.told {
 				t.Fatalf("problems %+v", problems)
 			}
-			if c.told && (!problems[told].Possible || !strings.Contains(problems[told].Next, "/etc/libvirt/hooks/qemu.d/sharedos-vsock")) {
+			if c.told && (!problems[told].Possible ||
+				!strings.Contains(problems[told].Next, "/etc/libvirt/hooks/qemu.d/sharedos-vsock")) {
 				t.Errorf("it says %+v", problems[told])
 			}
 		})
 	}
 }
 
-// Without a readable record nothing protects a VM, and nothing can be recorded. Its resource must be able to let go of it.
+// Without a readable record nothing protects a VM, and nothing can be recorded. Its resource must
+// be able to let go of it.
 func TestProtectionOfAVMWithoutARecordIsGivenUp(t *testing.T) {
 	for name, lose := range map[string]func(*world){
-		"damaged": func(w *world) { w.hypervisor.Damage("web-a") }, "gone": func(w *world) { w.hypervisor.Strip("web-a") },
+		"damaged": func(w *world) { w.hypervisor.Damage("web-a") },
+		"gone":    func(w *world) { w.hypervisor.Strip("web-a") },
 	} {
 		w := newWorld(t)
 		w.create(t, w.spec())

@@ -15,7 +15,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// A link changes in a running VM, whatever its agent does. If it comes up, the VM is waited for until it has an address.
+// A link changes in a running VM, whatever its agent does. If it comes up, the VM is waited for
+// until it has an address.
 func TestTheLinkOfARunningVM(t *testing.T) {
 	const waiting = "waiting for an address of lan"
 	for name, c := range map[string]struct {
@@ -39,29 +40,34 @@ func TestTheLinkOfARunningVM(t *testing.T) {
 				return []string{"10.0.0.2"}
 			}
 			spec := w.spec()
-			spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", Down: !c.down}, "out": {Bridge: "br0"}}
+			spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", Down: !c.down},
+				"out": {Bridge: "br0"}}
 			w.create(t, spec)
 			asked = 0
 			w.guests.Silence("web-a", c.silent)
-			spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", Down: c.down}, "out": {Bridge: "br0"}}
+			spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", Down: c.down},
+				"out": {Bridge: "br0"}}
 			var steps []string
-			updated, _, err := w.fleet.Update(within(t, time.Minute), spec, func(step string) { steps = append(steps, step) })
+			updated, _, err := w.fleet.Update(within(t, time.Minute), spec,
+				func(step string) { steps = append(steps, step) })
 			if err != nil {
 				t.Fatal(err)
 			}
 			runs, err := w.hypervisor.AttachedInterfaces(t.Context(), "web-a")
-			if err != nil || runs["lan"].Down != c.down || runs["out"].Down || updated.Spec.Interfaces["lan"].Down != c.down || len(updated.Faults) > 0 {
+			if err != nil || runs["lan"].Down != c.down || runs["out"].Down ||
+				updated.Spec.Interfaces["lan"].Down != c.down || len(updated.Faults) > 0 {
 				t.Errorf("it runs with %+v, %v; the VM is %+v", runs, err, updated)
 			}
-			if !slices.Contains(steps, c.setting) || slices.Contains(steps, waiting) != c.waited || !c.silent && updated.Unreachable {
+			if !slices.Contains(steps, c.setting) || slices.Contains(steps, waiting) != c.waited ||
+				!c.silent && updated.Unreachable {
 				t.Errorf("its steps are %q", steps)
 			}
 		})
 	}
 }
 
-// Whatever cuts an update off, an error says what is done and what is not, a read shows the interfaces that the VM runs with, and the
-// next update makes it as it should be: as that one wanted, or as it was before.
+// Whatever cuts an update off, an error says what is done and what is not, a read shows the interfaces that
+// the VM runs with, and the next update makes it as it should be: as that one wanted, or as it was before.
 func TestAnUpdateOfInterfacesThatIsCutOff(t *testing.T) {
 	down := errors.New("libvirt is down")
 	before := map[string]hypervisor.Interface{
@@ -75,13 +81,19 @@ func TestAnUpdateOfInterfacesThatIsCutOff(t *testing.T) {
 		at     int // which call fails
 		says   []string
 	}{
-		"the first link":       {"UpdateInterface", 1, []string{`change interface "link"`}},
-		"the second network":   {"UpdateInterface", 2, []string{`change interface "moves"`}},
-		"the first detach":     {"DetachInterface", 1, []string{"Done: nothing", "Not done: detach interface again, detach interface gone, attach interface again"}},
-		"the second detach":    {"DetachInterface", 2, []string{"Done: detach interface again\n", "Not done: detach interface gone"}},
-		"the first attachment": {"AttachInterface", 1, []string{"Done: detach interface again, detach interface gone\n", "Not done: attach interface again, attach interface new"}},
-		"the second":           {"AttachInterface", 2, []string{"attach interface again\n", "Not done: attach interface new"}},
-		"the definition":       {"Define", 1, nil},
+		"the first link":     {"UpdateInterface", 1, []string{`change interface "link"`}},
+		"the second network": {"UpdateInterface", 2, []string{`change interface "moves"`}},
+		"the first detach": {"DetachInterface", 1,
+			[]string{"Done: nothing",
+				"Not done: detach interface again, detach interface gone, attach interface again"}},
+		"the second detach": {"DetachInterface", 2,
+			[]string{"Done: detach interface again\n", "Not done: detach interface gone"}},
+		"the first attachment": {"AttachInterface", 1,
+			[]string{"Done: detach interface again, detach interface gone\n",
+				"Not done: attach interface again, attach interface new"}},
+		"the second": {"AttachInterface", 2,
+			[]string{"attach interface again\n", "Not done: attach interface new"}},
+		"the definition": {"Define", 1, nil},
 	} {
 		for _, goOn := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, %t", name, goOn), func(t *testing.T) {
@@ -127,7 +139,8 @@ func TestAnUpdateOfInterfacesThatIsCutOff(t *testing.T) {
 					t.Fatal(err)
 				}
 				runs, err = w.hypervisor.AttachedInterfaces(t.Context(), spec.Name)
-				if err != nil || !maps.Equal(runs, spec.Interfaces) || !maps.Equal(updated.Spec.Interfaces, spec.Interfaces) {
+				if err != nil || !maps.Equal(runs, spec.Interfaces) ||
+					!maps.Equal(updated.Spec.Interfaces, spec.Interfaces) {
 					t.Errorf("it runs with %+v, and is read as %+v, %v", runs, updated.Spec.Interfaces, err)
 				}
 				domain, state, err := w.hypervisor.Lookup(t.Context(), spec.Name)
@@ -158,7 +171,8 @@ func TestAGuestThatKeepsACard(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	w.hypervisor.Deaf = false
-	if found, err := w.fleet.Read(t.Context(), spec.Name); err != nil || !maps.Equal(found.Spec.Interfaces, spec.Interfaces) || len(found.Faults) > 0 {
+	if found, err := w.fleet.Read(t.Context(), spec.Name); err != nil ||
+		!maps.Equal(found.Spec.Interfaces, spec.Interfaces) || len(found.Faults) > 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
 	if _, err := w.update(t, without); err != nil {
@@ -166,7 +180,8 @@ func TestAGuestThatKeepsACard(t *testing.T) {
 	}
 }
 
-// What is not about interfaces leaves them as they are: those that the VM runs with, those of its definition, and those of others.
+// What is not about interfaces leaves them as they are: those that the VM runs with, those of its
+// definition, and those of others.
 func TestARolloutLeavesInterfacesAsTheyAre(t *testing.T) {
 	w := newWorld(t)
 	spec := w.spec()
@@ -190,7 +205,8 @@ func TestARolloutLeavesInterfacesAsTheyAre(t *testing.T) {
 	if _, err := w.update(t, spec); err != nil {
 		t.Fatal(err)
 	}
-	if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil || !slices.Equal(domain.ForeignInterfaces, added) {
+	if domain, _, err := w.hypervisor.Lookup(t.Context(), spec.Name); err != nil ||
+		!slices.Equal(domain.ForeignInterfaces, added) {
 		t.Errorf("it is defined with %q, %v", domain.ForeignInterfaces, err)
 	}
 }
@@ -213,7 +229,8 @@ func TestTheAddressOfAnInterfaceThatComes(t *testing.T) {
 	spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0", MAC: "52:54:00:00:00:01"}}
 	w.create(t, spec)
 	asked = 0
-	spec.Interfaces = map[string]hypervisor.Interface{"lan": spec.Interfaces["lan"], "back": {Bridge: "br1", MAC: "52:54:00:00:00:02"}}
+	spec.Interfaces = map[string]hypervisor.Interface{"lan": spec.Interfaces["lan"],
+		"back": {Bridge: "br1", MAC: "52:54:00:00:00:02"}}
 	updated, err := w.update(t, spec)
 	if err != nil || fmt.Sprint(updated.Addresses) != "map[back:[10.0.1.2] lan:[10.0.0.2]]" {
 		t.Errorf("%v, %v", updated.Addresses, err)

@@ -60,13 +60,16 @@ func TestAllVMsOfThePoolAreListed(t *testing.T) {
 	if want := []string{"web-a", off.Name, "web-c"}; !slices.Equal(names, want) || lists != 1 {
 		t.Errorf("%v are listed, with %d calls; want %v", names, lists, want)
 	}
-	if running := one(t, all, "web-a"); running.Err != nil || !running.VM.Answered || running.State != hypervisor.Running {
+	if running := one(t, all, "web-a"); running.Err != nil || !running.VM.Answered ||
+		running.State != hypervisor.Running {
 		t.Errorf("a VM that runs is %+v", running)
 	}
-	if listed := one(t, all, off.Name); listed.Err != nil || listed.VM.State != hypervisor.Off || listed.UUID != off.UUID {
+	if listed := one(t, all, off.Name); listed.Err != nil || listed.VM.State != hypervisor.Off ||
+		listed.UUID != off.UUID {
 		t.Errorf("a VM that is off is %+v", listed)
 	}
-	if damaged := one(t, all, "web-c"); damaged.VM != nil || !errors.Is(damaged.Err, hypervisor.ErrDamaged) || damaged.UUID != broken.UUID {
+	if damaged := one(t, all, "web-c"); damaged.VM != nil || !errors.Is(damaged.Err, hypervisor.ErrDamaged) ||
+		damaged.UUID != broken.UUID {
 		t.Errorf("a VM with a damaged record is %+v", damaged)
 	}
 }
@@ -80,7 +83,8 @@ func (s stuck) DialContext(ctx context.Context, _ uint32) (net.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// A VM whose agent does not answer takes no other one's turn: the last one is asked while the first ones are waited for.
+// A VM whose agent does not answer takes no other one's turn: the last one is asked while the first
+// ones are waited for.
 func TestASilentVMDelaysNoOtherOne(t *testing.T) {
 	w := newWorld(t)
 	const silent = 8

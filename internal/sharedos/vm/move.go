@@ -33,8 +33,8 @@ const (
 	ReasonLiveProcessors Reason = "the number of processors changes while the VM runs"
 	ReasonLiveMemory     Reason = "the memory changes while the VM runs"
 	ReasonLinks          Reason = "the link of an interface changes while the VM runs"
-	// ReasonNetworks is about bridges and networks, ReasonInterfacesLive about interfaces that come or go, and ReasonCards about
-	// those that get another card.
+	// ReasonNetworks is about bridges and networks, ReasonInterfacesLive about interfaces that come
+	// or go, and ReasonCards about those that get another card.
 	ReasonNetworks       Reason = "an interface moves to another bridge or network while the VM runs"
 	ReasonInterfacesLive Reason = "interfaces are attached or detached while the VM runs"
 	ReasonCards          Reason = "an interface is detached and attached again while the VM runs: its connections break"
@@ -50,9 +50,12 @@ const (
 
 // Reasons are all reasons of moves. An agent gives reasons of its own.
 var Reasons = []Reason{
-	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces, ReasonLiveProcessors, ReasonLiveMemory,
-	ReasonMachine, ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG, ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
-	ReasonHardwareLater, ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot, ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
+	ReasonProcessors, ReasonMaxProcessors, ReasonMemory, ReasonMaxMemory, ReasonInterfaces,
+	ReasonLiveProcessors, ReasonLiveMemory,
+	ReasonMachine, ReasonCPU, ReasonMemoryBacking, ReasonTPM, ReasonGraphics, ReasonWatchdog, ReasonRNG,
+	ReasonDirectories, ReasonDevices, ReasonPatches, ReasonShares,
+	ReasonHardwareLater, ReasonLinks, ReasonNetworks, ReasonInterfacesLive, ReasonCards, ReasonNextBoot,
+	ReasonDiskGrows, ReasonIdentity, ReasonConfiguration, ReasonDisks, ReasonDisksLive,
 	ReasonKernelArgs,
 }
 
@@ -116,7 +119,8 @@ func (m Move) Impact() *agentapi.Impact {
 // move out; an assessment and the provider's plan report it. The error is store.ErrShrink if no move is possible.
 func Plan(have, want Spec, newStack bool) (Move, error) {
 	if want.DiskSize < have.DiskSize {
-		return Move{}, fmt.Errorf("%w: it has %d bytes and is to have %d", store.ErrShrink, have.DiskSize, want.DiskSize)
+		return Move{}, fmt.Errorf("%w: it has %d bytes and is to have %d", store.ErrShrink,
+			have.DiskSize, want.DiskSize)
 	}
 	disks, powerOff, err := planDisks(have.Disks, want.Disks)
 	if err != nil {

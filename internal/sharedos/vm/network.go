@@ -19,15 +19,15 @@ import (
 const (
 	// maxAddresses is how many addresses of one interface a VM has at most, in order.
 	maxAddresses = 16
-	// interfaceLimit bounds the wait for the addresses of interfaces that were attached, unless Fleet.AddressLimit does. An interface
-	// can have none by intention.
+	// interfaceLimit bounds the wait for the addresses of interfaces that were attached, unless
+	// Fleet.AddressLimit does. An interface can have none by intention.
 	interfaceLimit = 30 * time.Second
 	// maxAnswers bounds how many interfaces, and how many addresses of each, are read of what an agent says.
 	maxAnswers = 64
 )
 
-// addresses are those that an agent says for each interface of its domain, which it knows by their MAC addresses; nil if it
-// does not say. An agent can say anything.
+// addresses are those that an agent says for each interface of its domain, which it knows by their
+// MAC addresses; nil if it does not say. An agent can say anything.
 func addresses(domain hypervisor.Domain, network *agentapi.Network) map[string][]netip.Addr {
 	if len(network.GetInterfaces()) == 0 && len(domain.Interfaces) > 0 {
 		return nil // an agent of an earlier version, or one that cannot be right
@@ -40,7 +40,8 @@ func addresses(domain hypervisor.Domain, network *agentapi.Network) map[string][
 		}
 		for _, text := range one.GetAddresses()[:min(len(one.GetAddresses()), maxAnswers)] {
 			address, err := netip.ParseAddr(text)
-			if address = address.Unmap(); err == nil && address.Zone() == "" && (address.IsGlobalUnicast() || address.IsLinkLocalUnicast()) {
+			if address = address.Unmap(); err == nil && address.Zone() == "" &&
+				(address.IsGlobalUnicast() || address.IsLinkLocalUnicast()) {
 				said[mac.String()] = append(said[mac.String()], address)
 			}
 		}
@@ -83,7 +84,8 @@ type InterfaceMoves struct {
 // Any reports whether something changes.
 func (m InterfaceMoves) Any() bool { return len(m.Detach)+len(m.Attach)+len(m.Again)+len(m.Update) > 0 }
 
-// PlanInterfaces says how the interfaces of the VM with a UUID change while it runs, and whether a power-off is needed instead.
+// PlanInterfaces says how the interfaces of the VM with a UUID change while it runs, and whether a
+// power-off is needed instead.
 func PlanInterfaces(uuid string, have, want map[string]hypervisor.Interface) (moves InterfaceMoves, powerOff bool) {
 	for _, name := range namesOf(have, want) {
 		is, to := interfaceIn(have, name), interfaceIn(want, name)
@@ -145,9 +147,9 @@ func (m InterfaceMoves) reasons(have, want map[string]hypervisor.Interface) (rea
 	return reasons
 }
 
-// readInterfaces sets the interfaces in the specification of a VM that runs to those that it has. If its definition has others, which
-// only somebody else can have changed, or an update that was cut off, that is a fault. Those on user-mode networks are on QEMU's
-// command line alone, and stay as they are defined.
+// readInterfaces sets the interfaces in the specification of a VM that runs to those that it has. If its
+// definition has others, which only somebody else can have changed, or an update that was cut off, that
+// is a fault. Those on user-mode networks are on QEMU's command line alone, and stay as they are defined.
 func (f *Fleet) readInterfaces(ctx context.Context, found *VM) error {
 	defined := maps.Clone(found.Spec.Interfaces)
 	maps.DeleteFunc(defined, func(_ string, one hypervisor.Interface) bool { return one.User != nil })
@@ -167,7 +169,8 @@ func (f *Fleet) readInterfaces(ctx context.Context, found *VM) error {
 		if says.ChangeTo(is, found.Spec.UUID, name) == hypervisor.ChangeNone {
 			continue
 		}
-		found.Faults = append(found.Faults, Fault{"interface " + name, otherwise(is, says) + "; the next apply makes both as configured", true})
+		found.Faults = append(found.Faults,
+			Fault{"interface " + name, otherwise(is, says) + "; the next apply makes both as configured", true})
 		if is == nil {
 			delete(interfaces, name)
 		} else {
@@ -186,7 +189,8 @@ func otherwise(is, says *hypervisor.Interface) string {
 	case says == nil:
 		return "it is attached to the running VM, and the definition of the VM does not have it"
 	case is.Down != says.Down:
-		return fmt.Sprintf("its link is %s, and in the definition of the VM it is %s", linkName(is.Down), linkName(says.Down))
+		return fmt.Sprintf("its link is %s, and in the definition of the VM it is %s",
+			linkName(is.Down), linkName(says.Down))
 	}
 	return "it is not in the running VM as it is in the definition of the VM"
 }
@@ -199,8 +203,8 @@ func linkName(down bool) string {
 	return "up"
 }
 
-// updateInterfaces sets the links of interfaces of a running VM, and the bridges or networks that they are on. The guest need not
-// take part.
+// updateInterfaces sets the links of interfaces of a running VM, and the bridges or networks that
+// they are on. The guest need not take part.
 func (f *Fleet) updateInterfaces(ctx context.Context, spec Spec, names []string, progress Progress) error {
 	for _, name := range names {
 		one := spec.Interfaces[name]
@@ -225,8 +229,9 @@ func (p plug) String() string {
 	return "detach interface " + p.name
 }
 
-// plugInterfaces attaches and detaches interfaces of a running VM. All that go do so first, since another one can get their MAC
-// addresses and ports. If one fails, nothing is taken back: an error says what is done and what is not, and a later update goes on.
+// plugInterfaces attaches and detaches interfaces of a running VM. All that go do so first, since
+// another one can get their MAC addresses and ports. If one fails, nothing is taken back: an error
+// says what is done and what is not, and a later update goes on.
 func (f *Fleet) plugInterfaces(ctx context.Context, spec Spec, moves InterfaceMoves, progress Progress) error {
 	var steps []plug
 	for _, name := range slices.Sorted(slices.Values(slices.Concat(moves.Detach, moves.Again))) {
@@ -246,9 +251,11 @@ func (f *Fleet) plugInterfaces(ctx context.Context, spec Spec, moves InterfaceMo
 		if err == nil {
 			continue
 		}
-		err = fmt.Errorf("%s: %w\nDone: %s\nNot done: %s\nApply again to go on from there", step, err, listedPlugs(steps[:i]), listedPlugs(steps[i:]))
+		err = fmt.Errorf("%s: %w\nDone: %s\nNot done: %s\nApply again to go on from there", step, err,
+			listedPlugs(steps[:i]), listedPlugs(steps[i:]))
 		if !step.attach {
-			err = fmt.Errorf("%w; if the guest does not release the card, apply with running = false first, and with running = true then", err)
+			err = fmt.Errorf(
+				"%w; if the guest does not release the card, apply with running = false first, and with running = true then", err)
 		}
 		return err
 	}
@@ -266,8 +273,8 @@ func listedPlugs(steps []plug) string {
 	return strings.Join(texts, ", ")
 }
 
-// awaitInterfaces waits until each of some interfaces whose link is up has an address. It is no error if one gets none, or if the
-// agent does not answer.
+// awaitInterfaces waits until each of some interfaces whose link is up has an address. It is no
+// error if one gets none, or if the agent does not answer.
 func (f *Fleet) awaitInterfaces(ctx context.Context, spec Spec, names []string, progress Progress) error {
 	names = slices.DeleteFunc(names, func(name string) bool { return spec.Interfaces[name].Down })
 	if len(names) == 0 {
@@ -279,13 +286,15 @@ func (f *Fleet) awaitInterfaces(ctx context.Context, spec Spec, names []string, 
 	}
 	limited, cancel := context.WithTimeout(ctx, cmp.Or(f.AddressLimit, interfaceLimit))
 	defer cancel()
-	_, err = f.await(limited, spec.Name, "waiting for an address of "+strings.Join(names, ", "), progress, askForAddress,
+	_, err = f.await(limited, spec.Name,
+		"waiting for an address of "+strings.Join(names, ", "), progress, askForAddress,
 		func(status *agentapi.StatusResponse) bool {
 			said := addresses(domain, status.GetNetwork())
 			if said == nil {
 				return !unreachable(domain, status)
 			}
-			return !slices.ContainsFunc(names, func(name string) bool { return !slices.ContainsFunc(said[name], netip.Addr.IsGlobalUnicast) })
+			return !slices.ContainsFunc(names,
+				func(name string) bool { return !slices.ContainsFunc(said[name], netip.Addr.IsGlobalUnicast) })
 		})
 	if err != nil && limited.Err() == nil && !errors.Is(err, ErrNoAnswer) {
 		return err

@@ -136,14 +136,15 @@ func (f *Fleet) offer(ctx context.Context, spec Spec, cached bool) (*offer, erro
 		return nil, nil //nolint:nilnil // the contract: there is none
 	}
 	if n := len(spec.OnDemand); n > release.MaxOnDemand {
-		return nil, fmt.Errorf("%w: it has %d components on demand, and a VM can have %d", compose.ErrTooMany, n, release.MaxOnDemand)
+		return nil, fmt.Errorf("%w: it has %d components on demand, and a VM can have %d",
+			compose.ErrTooMany, n, release.MaxOnDemand)
 	}
 	key := fmt.Sprint(spec.Base, spec.Components, spec.OnDemand, spec.Prefer)
 	if known := f.offers.get(key); known != nil {
 		return known, nil
 	}
-	// Of several VMs that need the same offer, each composes it: its stacks are composed once, and what it has on disk is
-	// made once.
+	// Of several VMs that need the same offer, each composes it: its stacks are composed once, and
+	// what it has on disk is made once.
 	made, err := f.composeOffer(ctx, spec, cached)
 	if err != nil {
 		return nil, err
@@ -159,7 +160,8 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec, cached bool) (*offe
 		return nil, err
 	}
 	for _, one := range components {
-		made.components = append(made.components, release.Member{ID: one.ID, Name: one.Manifest.Name, Sequence: one.Manifest.Sequence})
+		made.components = append(made.components,
+			release.Member{ID: one.ID, Name: one.Manifest.Name, Sequence: one.Manifest.Sequence})
 	}
 	var stacks []compose.OfferedStack
 	for chosen := range 1 << len(spec.OnDemand) {
@@ -180,7 +182,8 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec, cached bool) (*offe
 			return nil, err
 		}
 		made.stacks = append(made.stacks, stack)
-		stacks = append(stacks, compose.OfferedStack{ID: stack.ID, Signed: stack.note, Contents: stack.manifest.Contents, List: list})
+		stacks = append(stacks,
+			compose.OfferedStack{ID: stack.ID, Signed: stack.note, Contents: stack.manifest.Contents, List: list})
 	}
 	makeOffer := f.Deriver.MakeOffer
 	if cached {
@@ -195,8 +198,9 @@ func (f *Fleet) composeOffer(ctx context.Context, spec Spec, cached bool) (*offe
 	}
 	made.layer = found.Manifest.Layers[0]
 	if n := len(made.layers()); n > release.MaxStackLayers {
-		return nil, fmt.Errorf("%w: with all combinations of its components on demand it has %d layers attached, and a VM can have %d; "+
-			"offer fewer of them", compose.ErrTooMany, n, release.MaxStackLayers)
+		return nil, fmt.Errorf(
+			"%w: with all combinations of its components on demand it has %d layers attached, and a VM can have %d; "+
+				"offer fewer of them", compose.ErrTooMany, n, release.MaxStackLayers)
 	}
 	return made, nil
 }
@@ -240,8 +244,8 @@ func specOf(domain hypervisor.Domain) stackSpec {
 	return spec
 }
 
-// movedByUse reports whether a guest runs the stack of its definition, but for components on demand that it has attached
-// or detached by itself. names are those that are attached.
+// movedByUse reports whether a guest runs the stack of its definition, but for components on demand
+// that it has attached or detached by itself. names are those that are attached.
 func movedByUse(domain hypervisor.Domain, running release.Stack) (names []string, moved bool) {
 	defined, offer := domain.Metadata.Stack, domain.Metadata.Offer
 	if offer == nil || running.Base != defined.Base || !slices.Equal(running.Prefer, defined.Prefer) {
@@ -254,11 +258,13 @@ func movedByUse(domain hypervisor.Domain, running release.Stack) (names []string
 
 // setStack has the spec want another stack, with nothing on demand attached or detached.
 func (s *Spec) setStack(stack release.Stack) {
-	s.Base, s.Components, s.OnDemand, s.Attached, s.Prefer = stack.Base, stack.Components, stack.Offered, nil, stack.Prefer
+	s.Base, s.Components, s.OnDemand, s.Attached, s.Prefer = stack.Base, stack.Components,
+		stack.Offered, nil, stack.Prefer
 }
 
-// withAttached returns spec with the components on demand that a running VM has attached, as its agent says. If progress
-// is not nil, it waits until the VM does not attach or detach one. If the agent does not answer, spec stays as it is.
+// withAttached returns spec with the components on demand that a running VM has attached, as its
+// agent says. If progress is not nil, it waits until the VM does not attach or detach one. If the
+// agent does not answer, spec stays as it is.
 func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) Spec {
 	if len(spec.OnDemand) == 0 || domain.Metadata.Offer == nil {
 		return spec
@@ -272,16 +278,17 @@ func (f *Fleet) withAttached(ctx context.Context, domain hypervisor.Domain, spec
 		running, err = agentapi.ParseStack(status.GetStack())
 	}
 	if err != nil {
-		f.Log.WarnContext(ctx, "it is not known which components the VM has attached by itself", "vm", domain.Name, "error", err)
+		f.Log.WarnContext(ctx, "it is not known which components the VM has attached by itself", "vm",
+			domain.Name, "error", err)
 		return spec
 	}
 	_, spec.Attached = domain.Metadata.Offer.Split(running.Components)
 	return spec
 }
 
-// detachAtStart records that the next definition of the VM detaches what the VM has attached by itself, if spec says so:
-// the stack of the definition may be the same as before, and the guest boots what it has attached since. Afterwards the VM
-// can attach it again, and keeps that. A refresh that detaches in the running guest needs no record.
+// detachAtStart records that the next definition of the VM detaches what the VM has attached by itself, if spec says
+// so: the stack of the definition may be the same as before, and the guest boots what it has attached since.
+// Afterwards the VM can attach it again, and keeps that. A refresh that detaches in the running guest needs no record.
 func (f *Fleet) detachAtStart(ctx context.Context, spec Spec) error {
 	if !spec.DetachUsed {
 		return nil
@@ -298,7 +305,8 @@ func (f *Fleet) detachAtStart(ctx context.Context, spec Spec) error {
 // stack that it is configured with with the one that the host has moved it to.
 func definedAs(domain hypervisor.Domain, spec Spec) Spec {
 	known := specOf(domain)
-	same := spec.Base == known.Base && slices.Equal(spec.Components, known.Components) && slices.Equal(spec.OnDemand, known.OnDemand) &&
+	same := spec.Base == known.Base && slices.Equal(spec.Components, known.Components) &&
+		slices.Equal(spec.OnDemand, known.OnDemand) &&
 		slices.Equal(spec.Prefer, known.Prefer)
 	if same && !spec.DetachUsed {
 		spec.Attached = known.Attached

@@ -15,7 +15,8 @@ import (
 func TestWhatAVMHasAttachedByItself(t *testing.T) {
 	id := func(name string) tree.Digest { return tree.Sum([]byte(name)) }
 	offer := &hypervisor.Offer{Components: []release.Member{{ID: id("a"), Name: "a"}, {ID: id("b"), Name: "b"}}}
-	defined := release.Stack{Base: id("base"), Components: []tree.Digest{id("fixed"), id("a")}, Offered: []tree.Digest{id("b")}}
+	defined := release.Stack{Base: id("base"), Components: []tree.Digest{id("fixed"), id("a")},
+		Offered: []tree.Digest{id("b")}}
 	domain := hypervisor.Domain{Metadata: hypervisor.Metadata{Stack: defined, Offer: offer}}
 	stack := func(base string, components []string, offered ...string) release.Stack {
 		s := release.Stack{Base: id(base)}
@@ -48,7 +49,8 @@ func TestWhatAVMHasAttachedByItself(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, names, moved)
 		}
 	}
-	want := stackSpec{Base: id("base"), Components: []tree.Digest{id("fixed")}, OnDemand: []tree.Digest{id("a"), id("b")}, Attached: []string{"a"}}
+	want := stackSpec{Base: id("base"), Components: []tree.Digest{id("fixed")},
+		OnDemand: []tree.Digest{id("a"), id("b")}, Attached: []string{"a"}}
 	if diff := cmp.Diff(want, specOf(domain)); diff != "" {
 		t.Errorf("the definition: want -, got +:\n%s", diff)
 	}

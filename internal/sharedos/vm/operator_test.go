@@ -20,7 +20,8 @@ func TestAnotherOperatorKeyIsNamedAsTheCause(t *testing.T) {
 	}
 	w.fleet.Key = anew
 	found, err := w.fleet.Read(t.Context(), "web-a")
-	if err != nil || found.Answered || !errors.Is(found.NoAnswer, vm.ErrOperator) || !errors.Is(found.NoAnswer, vm.ErrNoAnswer) {
+	if err != nil || found.Answered || !errors.Is(found.NoAnswer, vm.ErrOperator) ||
+		!errors.Is(found.NoAnswer, vm.ErrNoAnswer) {
 		t.Errorf("%+v, %v", found.NoAnswer, err)
 	}
 	if _, err := w.fleet.Agent(t.Context(), "web-a"); !errors.Is(err, vm.ErrOperator) {

@@ -11,13 +11,13 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// find returns the domain of a VM. It looks for the UUID first, since a domain can be renamed, and then for the name. Without a UUID,
-// the name alone counts. The errors:
+// find returns the domain of a VM. It looks for the UUID first, since a domain can be renamed, and
+// then for the name. Without a UUID, the name alone counts. The errors:
 //
 //   - ErrNotFound: there is no domain of the UUID, and none of the name.
 //   - ErrOther: the name belongs to a domain with another UUID.
-//   - hypervisor.ErrForeign: the domain of the UUID has lost this project's metadata, or no UUID was given and the domain of the name
-//     has none.
+//   - hypervisor.ErrForeign: the domain of the UUID has lost this project's metadata, or no UUID
+//     was given and the domain of the name has none.
 //   - hypervisor.ErrDamaged: the metadata of the domain cannot be read. The domain returned has its name and UUID.
 func (f *Fleet) find(ctx context.Context, name, uuid string) (hypervisor.Domain, hypervisor.State, error) {
 	if uuid != "" {
@@ -43,20 +43,22 @@ func (f *Fleet) Find(ctx context.Context, name, uuid string) (string, error) {
 	return domain.Name, nil
 }
 
-// diskOf returns the name of the volume that is a VM's private disk. It is the one function that decides whose private disk a volume
-// is: the record in the domain has to name it, and its name has to have the mark of the VM's UUID. A volume that an earlier version
-// made has no mark, so there the record counts alone, unless a second domain has the same record, as a clone has. ErrNotOurs if
-// the volume is not the VM's.
+// diskOf returns the name of the volume that is a VM's private disk. It is the one function that decides
+// whose private disk a volume is: the record in the domain has to name it, and its name has to have the mark
+// of the VM's UUID. A volume that an earlier version made has no mark, so there the record counts alone,
+// unless a second domain has the same record, as a clone has. ErrNotOurs if the volume is not the VM's.
 func (f *Fleet) diskOf(ctx context.Context, domain hypervisor.Domain) (string, error) {
 	recorded := domain.Metadata.PrivateVolume
 	switch {
 	case recorded == "":
 		return store.DiskName(domain.Name, domain.UUID)
 	case domain.Metadata.Pool != f.Pool:
-		return "", fmt.Errorf("its private disk is in storage pool %q, and the provider works on pool %q: %w; set pool in the provider block",
+		return "", fmt.Errorf(
+			"its private disk is in storage pool %q, and the provider works on pool %q: %w; set pool in the provider block",
 			domain.Metadata.Pool, f.Pool, ErrNotOurs)
 	case !store.DiskIsOf(recorded, domain.UUID):
-		return "", fmt.Errorf("its definition names volume %q as its private disk: %w, whose UUID is %s", recorded, ErrNotOurs, domain.UUID)
+		return "", fmt.Errorf("its definition names volume %q as its private disk: %w, whose UUID is %s",
+			recorded, ErrNotOurs, domain.UUID)
 	}
 	if name, _ := store.ParseVolumeName(recorded); name.Mark != "" {
 		return recorded, nil
@@ -67,7 +69,8 @@ func (f *Fleet) diskOf(ctx context.Context, domain hypervisor.Domain) (string, e
 	}
 	for _, other := range all {
 		if other.UUID != domain.UUID && other.Metadata.Pool == f.Pool && other.Metadata.PrivateVolume == recorded {
-			return "", fmt.Errorf("the definition of VM %q names volume %s as its private disk, too: %w; undefine the one that is a copy (virsh undefine)",
+			return "", fmt.Errorf(
+				"the definition of VM %q names volume %s as its private disk, too: %w; undefine the one that is a copy (virsh undefine)",
 				other.Name, recorded, ErrNotOurs)
 		}
 	}
@@ -85,7 +88,8 @@ func (f *Fleet) creating() (*hypervisor.Creating, error) {
 		return nil, err
 	}
 	return &hypervisor.Creating{
-		Operator: base64.StdEncoding.EncodeToString(f.publicKey()), Process: process, Began: time.Now().UTC().Truncate(time.Second),
+		Operator: base64.StdEncoding.EncodeToString(f.publicKey()), Process: process,
+		Began:     time.Now().UTC().Truncate(time.Second),
 		Workspace: workspace,
 	}, nil
 }
@@ -95,11 +99,13 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 	domain, _, err := f.Hypervisor.Lookup(ctx, name)
 	mark := domain.Metadata.Creating
 	switch {
-	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrForeign), errors.Is(err, hypervisor.ErrDamaged):
+	case errors.Is(err, hypervisor.ErrNotFound), errors.Is(err, hypervisor.ErrForeign),
+		errors.Is(err, hypervisor.ErrDamaged):
 		return "", nil
 	case err != nil:
 		return "", fmt.Errorf("look for VM %q: %w", name, err)
-	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) || domain.Metadata.Pool != f.Pool:
+	case mark == nil || mark.Operator != base64.StdEncoding.EncodeToString(f.publicKey()) ||
+		domain.Metadata.Pool != f.Pool:
 		return "", nil
 	}
 	here, err := store.ThisWorkspace()
@@ -114,13 +120,15 @@ func (f *Fleet) Interrupted(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("find out who makes VM %q: %w", name, err)
 	}
 	if !ended {
-		return "", fmt.Errorf("VM %q: %w since %s (process %s); wait until it has ended; if there is none, import the VM",
+		return "", fmt.Errorf(
+			"VM %q: %w since %s (process %s); wait until it has ended; if there is none, import the VM",
 			name, ErrCreating, mark.Began.Format(time.RFC3339), mark.Process)
 	}
 	return domain.UUID, nil
 }
 
-// finished records that a VM was made. The mark itself stays: Terraform writes the VM to its state after that, and may be killed before.
+// finished records that a VM was made. The mark itself stays: Terraform writes the VM to its state
+// after that, and may be killed before.
 func (f *Fleet) finished(ctx context.Context, spec Spec) error {
 	return f.remark(context.WithoutCancel(ctx), spec.UUID, func(mark *hypervisor.Creating) *hypervisor.Creating {
 		mark.Finished = true

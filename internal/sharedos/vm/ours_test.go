@@ -13,7 +13,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/vm"
 )
 
-// volume creates a volume in the pool as somebody else could, and returns a function that requires that it is as it was.
+// volume creates a volume in the pool as somebody else could, and returns a function that requires
+// that it is as it was.
 func (w *world) volume(t *testing.T, name string) (unchanged func()) {
 	t.Helper()
 	const content = "somebody else's data"
@@ -61,7 +62,8 @@ func TestAVolumeOfSomebodyElseIsNoPrivateDisk(t *testing.T) {
 func TestAVolumeThatARecordNamesIsDeletedOnlyWithItsMark(t *testing.T) {
 	other := "vm-web-b.00112233445566aa"
 	for name, volume := range map[string]string{
-		"of another VM": other, "a layer": store.LayerName(tree.Sum([]byte("layer"))), "a history": "head-base-debian-13", "none of ours": "data",
+		"of another VM": other, "a layer": store.LayerName(tree.Sum([]byte("layer"))),
+		"a history": "head-base-debian-13", "none of ours": "data",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -71,7 +73,8 @@ func TestAVolumeThatARecordNamesIsDeletedOnlyWithItsMark(t *testing.T) {
 			if _, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), quiet); !errors.Is(err, vm.ErrNotOurs) {
 				t.Errorf("update: %v", err)
 			}
-			if err := w.fleet.Delete(within(t, time.Minute), "web-a", w.spec().UUID, quiet); !errors.Is(err, vm.ErrLeft) || !strings.Contains(err.Error(), volume) {
+			if err := w.fleet.Delete(within(t, time.Minute), "web-a", w.spec().UUID, quiet); !errors.Is(err,
+				vm.ErrLeft) || !strings.Contains(err.Error(), volume) {
 				t.Errorf("delete: %v", err)
 			}
 			unchanged()
@@ -100,7 +103,8 @@ func TestThePrivateDiskOfAnEarlierVersionIsTheOneThatTheRecordNames(t *testing.T
 	w.unmark(t)
 	spec := w.spec()
 	spec.DiskSize *= 2
-	if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Spec.DiskSize != spec.DiskSize {
+	if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil ||
+		updated.Spec.DiskSize != spec.DiskSize {
 		t.Fatalf("updated %+v, %v", updated, err)
 	}
 	clone := w.defined(t)
@@ -147,8 +151,11 @@ func TestACreationThatWasKilledIsContinued(t *testing.T) {
 			w.guests.Forget("web-a")
 			w.hypervisor.SetState("web-a", hypervisor.Off)
 		},
-		"while it booted":                   func(t *testing.T, w *world) { w.killed(t, func(*hypervisor.Domain) {}) },
-		"with another number of processors": func(t *testing.T, w *world) { w.killed(t, func(d *hypervisor.Domain) { d.VCPUs = 7 }) },
+		"while it booted": func(t *testing.T, w *world) { w.killed(t, func(*hypervisor.Domain) {}) },
+		"with another number of processors": func(t *testing.T,
+			w *world) {
+			w.killed(t, func(d *hypervisor.Domain) { d.VCPUs = 7 })
+		},
 		"with another host name": func(t *testing.T, w *world) {
 			spec := w.spec()
 			spec.Hostname, spec.AuthorizedKeys = "other", []string{"ssh-ed25519 AAAA"}
@@ -274,10 +281,14 @@ func TestACreationOfSomebodyElseIsNotContinued(t *testing.T) {
 		want error
 		uuid bool
 	}{
-		"of another operator":            {func(c *hypervisor.Creating) { c.Operator = "another" }, nil, false},
-		"of a process that runs":         {func(c *hypervisor.Creating) { c.Process = self }, vm.ErrCreating, false},
-		"of another machine":             {func(c *hypervisor.Creating) { c.Process = elsewhere }, vm.ErrCreating, false},
-		"of another machine, long ago":   {func(c *hypervisor.Creating) { c.Process, c.Began = elsewhere, time.Now().Add(-time.Hour) }, nil, true},
+		"of another operator":    {func(c *hypervisor.Creating) { c.Operator = "another" }, nil, false},
+		"of a process that runs": {func(c *hypervisor.Creating) { c.Process = self }, vm.ErrCreating, false},
+		"of another machine": {func(c *hypervisor.Creating) { c.Process = elsewhere }, vm.ErrCreating,
+			false},
+		"of another machine, long ago": {func(c *hypervisor.Creating) {
+			c.Process, c.Began = elsewhere,
+				time.Now().Add(-time.Hour)
+		}, nil, true},
 		"of before the host was started": {func(c *hypervisor.Creating) { c.Process, c.Began = elsewhere, time.Unix(1, 0) }, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -305,7 +316,8 @@ func TestADomainIsFoundByItsUUIDFirst(t *testing.T) {
 	if name, err := w.fleet.Find(t.Context(), "web-a", w.spec().UUID); name != "renamed" || err != nil {
 		t.Errorf("found %q, %v", name, err)
 	}
-	if _, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), quiet); !errors.Is(err, vm.ErrOther) || !strings.Contains(err.Error(), "domrename renamed web-a") {
+	if _, _, err := w.fleet.Update(within(t, time.Minute), w.renamed(), quiet); !errors.Is(err, vm.ErrOther) ||
+		!strings.Contains(err.Error(), "domrename renamed web-a") {
 		t.Errorf("update: %v", err)
 	}
 	w.hypervisor.AddForeign("web-a", "22222222-2222-4333-8444-555555555555")
@@ -327,7 +339,8 @@ func TestADomainWithoutOurRecordIsLeftAloneAndOneWithADamagedRecordGoes(t *testi
 	w := newWorld(t)
 	w.create(t, w.spec())
 	w.hypervisor.Strip("web-a")
-	if err := w.fleet.Delete(within(t, time.Minute), "web-a", w.spec().UUID, quiet); !errors.Is(err, hypervisor.ErrForeign) {
+	if err := w.fleet.Delete(within(t, time.Minute), "web-a", w.spec().UUID,
+		quiet); !errors.Is(err, hypervisor.ErrForeign) {
 		t.Errorf("without our metadata: %v", err)
 	}
 	w = newWorld(t)

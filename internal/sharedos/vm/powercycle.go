@@ -38,7 +38,8 @@ func sameStack(a, b *agentapi.Stack) bool {
 
 // powerCycle powers the VM off and starts it with the stack of spec. If that fails, it starts the VM with the stack
 // from before.
-func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack, progress Progress) (*agentapi.Report, float64, error) {
+func (f *Fleet) powerCycle(ctx context.Context, spec Spec, from release.Stack,
+	progress Progress) (*agentapi.Report, float64, error) {
 	if err := f.stop(ctx, spec.Name, progress); err != nil {
 		return nil, 0, err
 	}
@@ -110,7 +111,8 @@ func (f *Fleet) rollBack(ctx context.Context, spec Spec, from release.Stack, pro
 
 // reset powers a machine off and starts it when its new kernel does not answer. The definition still names the old
 // kernel, and the guest boots the stack that it has committed.
-func (f *Fleet) reset(ctx context.Context, name string, cause error, progress Progress) (*agentapi.StatusResponse, error) {
+func (f *Fleet) reset(ctx context.Context, name string, cause error,
+	progress Progress) (*agentapi.StatusResponse, error) {
 	f.Log.WarnContext(ctx, "the machine is reset", "vm", name, "error", cause)
 	progress("powering off and starting: the new kernel does not answer")
 	if err := f.Hypervisor.PowerOff(ctx, name); err != nil {
@@ -144,7 +146,8 @@ func (f *Fleet) attachFallback(ctx context.Context, domain *hypervisor.Domain, f
 		own := domain.Metadata.Stack.Layers
 		offered := domain.Metadata.Offer.LayerIDs()
 		domain.Layers = slices.DeleteFunc(domain.Layers, func(l hypervisor.LayerDevice) bool {
-			needed := slices.ContainsFunc(slices.Concat(own, fallbackLayers(fallbacks)), func(s release.Layer) bool { return s.ID == l.ID })
+			needed := slices.ContainsFunc(slices.Concat(own, fallbackLayers(fallbacks)),
+				func(s release.Layer) bool { return s.ID == l.ID })
 			return !needed && slices.Contains(offered, l.ID)
 		})
 	}
@@ -214,7 +217,8 @@ func awaitsPowerCycle(domain hypervisor.Domain, running release.Stack) bool {
 }
 
 // uploadKernel uploads the kernel and the initramfs that a kexec starts.
-func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec, request *agentapi.RefreshRequest, progress Progress) error {
+func (f *Fleet) uploadKernel(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, spec Spec,
+	request *agentapi.RefreshRequest, progress Progress) error {
 	progress("uploading the kernel")
 	stack, err := f.wanted(ctx, spec)
 	if err != nil {

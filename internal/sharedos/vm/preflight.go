@@ -46,7 +46,8 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 	}
 	check := preflight{fleet: f, Question: q}
 	for _, rule := range []func(context.Context) error{
-		check.name, check.compute, check.hardware, check.disk, check.disks, check.directory, check.interfaces, check.ports, check.keys, check.autostart,
+		check.name, check.compute, check.hardware, check.disk, check.disks, check.directory, check.interfaces,
+		check.ports, check.keys, check.autostart,
 		check.networks,
 	} {
 		if err := rule(ctx); err != nil {
@@ -94,7 +95,8 @@ func (p *preflight) name(ctx context.Context) error {
 	interrupted, err := p.fleet.Interrupted(ctx, p.Want.Name)
 	switch {
 	case errors.Is(err, ErrCreating):
-		p.refuse("Wait until it has ended. If no other apply runs, import the VM: run terraform import with "+itsAddress+" and "+p.Want.Name, err, "name")
+		p.refuse("Wait until it has ended. If no other apply runs, import the VM: run terraform import with "+
+			itsAddress+" and "+p.Want.Name, err, "name")
 		return nil
 	case err != nil:
 		return err
@@ -103,8 +105,8 @@ func (p *preflight) name(ctx context.Context) error {
 		p.found = append(p.found, Problem{
 			Attribute: []string{"name"}, Possible: true,
 			Err: fmt.Errorf("a VM of this name, with UUID %s, was made by an apply that was cut off", interrupted),
-			Next: "The apply continues it, with its private disk. If it is changed and runs, it is shut down and started. If the VM is another one, " +
-				"choose another name.",
+			Next: "The apply continues it, with its private disk. If it is changed and runs, it is shut down and " +
+				"started. If the VM is another one, choose another name.",
 		})
 		return nil
 	}
@@ -136,13 +138,15 @@ func (p *preflight) compute(ctx context.Context) error {
 	vcpus := attribute("vcpus", want > p.Want.VCPUs)
 	if cpus && want > limits.VCPUs {
 		p.refuse(fmt.Sprintf("Set %s to %d or less.", vcpus, limits.VCPUs),
-			fmt.Errorf("it is to have %d processors, and QEMU can give a VM on this host at most %d", want, limits.VCPUs), vcpus)
+			fmt.Errorf("it is to have %d processors, and QEMU can give a VM on this host at most %d",
+				want, limits.VCPUs), vcpus)
 	} else if cpus && limits.Processors > 0 && want > limits.Processors {
 		p.found = append(p.found, Problem{Attribute: []string{vcpus}, Possible: true,
 			Err:  fmt.Errorf("it is to have %d processors, and the host has %d", want, limits.Processors),
 			Next: "The VM can be made, and is slower than with as many processors as the host has."})
 	}
-	if most := func(s *Spec) int { return s.MaxVCPUs }; limits.Emulated && p.Want.MaxVCPUs > 0 && differs(p.Want.MaxVCPUs, p.Have, most) {
+	if most := func(s *Spec) int { return s.MaxVCPUs }; limits.Emulated && p.Want.MaxVCPUs > 0 &&
+		differs(p.Want.MaxVCPUs, p.Have, most) {
 		p.found = append(p.found, Problem{Attribute: []string{"max_vcpus"}, Possible: true,
 			Err:  errors.New("the host has no KVM, and QEMU cannot give an emulated VM processors while it runs"),
 			Next: "The VM can lose processors while it runs. More of them take a power-off."})
@@ -150,7 +154,8 @@ func (p *preflight) compute(ctx context.Context) error {
 	if want := bytes(&p.Want); memory && limits.Memory > 0 && want > limits.Memory {
 		attribute := attribute("memory", want > p.Want.Memory)
 		p.refuse(fmt.Sprintf("Set %s to less than %dMiB.", attribute, limits.Memory>>20),
-			fmt.Errorf("it is to have %d MiB of memory, and the host has %d MiB", want>>20, limits.Memory>>20), attribute)
+			fmt.Errorf("it is to have %d MiB of memory, and the host has %d MiB", want>>20, limits.Memory>>20),
+			attribute)
 	}
 	return nil
 }
@@ -174,18 +179,21 @@ func (p *preflight) disk(ctx context.Context) error {
 	switch grows := p.Want.DiskSize - had; {
 	case room.Thin && p.Want.DiskSize > room.Capacity:
 		p.refuse(fmt.Sprintf("Set disk.size to less than %dMiB, or use a larger pool.", room.Capacity>>20),
-			fmt.Errorf("its private disk is to have %d MiB, and all of storage pool %q has %d MiB", p.Want.DiskSize>>20, p.fleet.Pool, room.Capacity>>20),
+			fmt.Errorf("its private disk is to have %d MiB, and all of storage pool %q has %d MiB", p.Want.DiskSize>>20,
+				p.fleet.Pool, room.Capacity>>20),
 			"disk", "size")
 	case !room.Thin && grows > room.Available:
-		p.refuse("Choose a smaller disk.size, or add room to the pool: a disk in this pool takes all of its size at once.",
-			fmt.Errorf("its private disk is to take %d MiB more, and storage pool %q has %d MiB free", grows>>20, p.fleet.Pool, room.Available>>20),
+		p.refuse(
+			"Choose a smaller disk.size, or add room to the pool: a disk in this pool takes all of its size at once.",
+			fmt.Errorf("its private disk is to take %d MiB more, and storage pool %q has %d MiB free", grows>>20,
+				p.fleet.Pool, room.Available>>20),
 			"disk", "size")
 	}
 	return nil
 }
 
-// directory checks that QEMU can enter the directory with the private disks and layers. libvirt gives QEMU the files, and not
-// the directories above them.
+// directory checks that QEMU can enter the directory with the private disks and layers. libvirt
+// gives QEMU the files, and not the directories above them.
 func (p *preflight) directory(ctx context.Context) error {
 	if p.Have != nil && !p.starts() {
 		return nil
@@ -213,16 +221,19 @@ func (p *preflight) directory(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// Whether QEMU is in the directory's group is not known, nor what a list of access control says: both give nothing
-		// without a bit for the group, which is the list's mask.
+		// Whether QEMU is in the directory's group is not known, nor what a list of access control
+		// says: both give nothing without a bit for the group, which is the list's mask.
 		enters := mode&0o011 != 0
 		if owner == limits.User {
 			enters = mode&0o100 != 0
 		}
 		if mode.IsDir() && !enters {
-			p.refuse(fmt.Sprintf("Let that user through, with: setfacl -m u:%d:x %s, or chmod o+x %[2]s. Or use a pool in another directory "+
-				"(pool_path of the provider).", limits.User, at),
-				fmt.Errorf("QEMU runs as the user with number %d, who cannot enter %s (mode %04o), and storage pool %q is in %s",
+			p.refuse(
+				fmt.Sprintf(
+					"Let that user through, with: setfacl -m u:%d:x %s, or chmod o+x %[2]s. Or use a pool in another "+
+						"directory (pool_path of the provider).", limits.User, at),
+				fmt.Errorf(
+					"QEMU runs as the user with number %d, who cannot enter %s (mode %04o), and storage pool %q is in %s",
 					limits.User, at, mode.Perm(), p.fleet.Pool, room.Directory), "disk")
 			return nil
 		}
@@ -244,7 +255,8 @@ func (p *preflight) keys(context.Context) error {
 	}
 	if len(config) > hypervisor.MaxBootConfig {
 		p.refuse("Use fewer or shorter keys, or put a key of a certificate authority (cert-authority) in their place.",
-			fmt.Errorf("its boot configuration, with the SSH keys, would have %d bytes, and at most %d fit", len(config), hypervisor.MaxBootConfig),
+			fmt.Errorf("its boot configuration, with the SSH keys, would have %d bytes, and at most %d fit",
+				len(config), hypervisor.MaxBootConfig),
 			"ssh_authorized_keys")
 	}
 	return nil
@@ -258,10 +270,12 @@ func (p *preflight) autostart(ctx context.Context) error {
 	alone, err := p.fleet.Hypervisor.StartsAlone(ctx)
 	if err == nil && !alone {
 		p.found = append(p.found, Problem{Attribute: []string{"autostart"}, Possible: true,
-			Err: errors.New("the VM does not come up with this host, which has no vhost-vsock, and no hook of libvirt that starts the VM's vsock daemon"),
-			Next: "Autostart is set nevertheless. After a restart of the host the VM stays off until the next apply, unless the hook " +
-				"examples/host/libvirt-hook-vsock of this provider is installed on the host: as root, run install -D -m 0755 libvirt-hook-vsock " +
-				"/etc/libvirt/hooks/qemu.d/sharedos-vsock, and restart libvirtd."})
+			Err: errors.New(
+				"the VM does not come up with this host, which has no vhost-vsock, and no hook of libvirt that starts the VM's vsock daemon"),
+			Next: "Autostart is set nevertheless. After a restart of the host the VM stays off until the next apply, " +
+				"unless the hook examples/host/libvirt-hook-vsock of this provider is installed on the host: as " +
+				"root, run install -D -m 0755 libvirt-hook-vsock /etc/libvirt/hooks/qemu.d/sharedos-vsock, and " +
+				"restart libvirtd."})
 	}
 	return err
 }
@@ -274,7 +288,8 @@ func (p *preflight) interfaces(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(p.Want.Interfaces)) {
 		want := p.Want.Interfaces[name]
 		if err := want.CheckQueues(max(p.Want.VCPUs, p.Want.MaxVCPUs)); err != nil && p.Want.VCPUs > 0 {
-			p.refuse("Set queues to the number of processors or less.", fmt.Errorf("interface %q: %w", name, err), "interfaces", name, "queues")
+			p.refuse("Set queues to the number of processors or less.", fmt.Errorf("interface %q: %w", name, err),
+				"interfaces", name, "queues")
 		}
 		if p.Have != nil && reflect.DeepEqual(p.Have.Interfaces[name], want) && !p.starts() {
 			continue
@@ -310,8 +325,12 @@ func (p *preflight) bridge(ctx context.Context, name string, want hypervisor.Int
 	}
 	err = p.fleet.Hypervisor.CheckVLAN(ctx, want.Bridge)
 	if errors.Is(err, hypervisor.ErrNoVLAN) {
-		p.refuse(fmt.Sprintf("Have the bridge filter VLANs: ip link set %s type bridge vlan_filtering 1. Or make a bridge for this VLAN on the host, and "+
-			"leave vlan out.", want.Bridge), fmt.Errorf("interface %q is to be in VLAN %d: %w", name, want.VLAN, err), "interfaces", name, "vlan")
+		p.refuse(
+			fmt.Sprintf(
+				"Have the bridge filter VLANs: ip link set %s type bridge vlan_filtering 1. Or make a bridge for "+
+					"this VLAN on the host, and leave vlan out.", want.Bridge),
+			fmt.Errorf("interface %q is to be in VLAN %d: %w", name, want.VLAN, err),
+			"interfaces", name, "vlan")
 		return nil
 	}
 	return err
@@ -321,10 +340,12 @@ func (p *preflight) network(ctx context.Context, name, network string) error {
 	active, err := p.fleet.Hypervisor.NetworkActive(ctx, network)
 	switch {
 	case errors.Is(err, hypervisor.ErrNoNetwork):
-		p.refuse("Define and start it, or choose one of: virsh net-list --all", fmt.Errorf("libvirt has no network %q", network), "interfaces", name, "network")
+		p.refuse("Define and start it, or choose one of: virsh net-list --all",
+			fmt.Errorf("libvirt has no network %q", network), "interfaces", name, "network")
 		return nil
 	case err == nil && !active && p.Want.Running:
-		p.refuse("Start it, with: virsh net-start "+network, fmt.Errorf("the libvirt network %q is not active", network), "interfaces", name, "network")
+		p.refuse("Start it, with: virsh net-start "+network,
+			fmt.Errorf("the libvirt network %q is not active", network), "interfaces", name, "network")
 	}
 	return err
 }
@@ -355,8 +376,10 @@ func (p *preflight) ports(ctx context.Context) error {
 		if interfaces > 0 {
 			attribute = "interfaces"
 		}
-		p.refuse("Apply with running = false first, and with running = true then: a VM that starts has ports for all of its disks and interfaces.",
-			fmt.Errorf("%d disks and %d interfaces are to be attached, and the running VM has PCIe ports for %d more", disks, interfaces, room), attribute)
+		p.refuse(
+			"Apply with running = false first, and with running = true then: a VM that starts has ports for all of its disks and interfaces.",
+			fmt.Errorf("%d disks and %d interfaces are to be attached, and the running VM has PCIe ports for %d more",
+				disks, interfaces, room), attribute)
 	}
 	return err
 }
@@ -418,5 +441,6 @@ func holds(interfaces map[string]hypervisor.Interface, port uint16) bool {
 	return false
 }
 
-// itsAddress stands for the address of the resource that a diagnostic is about, which Terraform does not tell a provider.
+// itsAddress stands for the address of the resource that a diagnostic is about, which Terraform
+// does not tell a provider.
 const itsAddress = "the address of this resource, which Terraform shows here after \"with\","

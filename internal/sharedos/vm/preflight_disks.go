@@ -11,7 +11,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/store"
 )
 
-// disks checks the further disks: their pools, the volumes that are given, what must not go, and the room in the running domain.
+// disks checks the further disks: their pools, the volumes that are given, what must not go, and
+// the room in the running domain.
 func (p *preflight) disks(ctx context.Context) error {
 	if p.Want.Disks == nil {
 		return nil
@@ -23,11 +24,13 @@ func (p *preflight) disks(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if _, stays := p.Want.Disks[name]; !stays && have[name].Protected {
 			p.refuse("To delete it, first set its deletion_protection to false and apply.",
-				fmt.Errorf("disk %q is protected from being deleted: its deletion_protection is true in state", name), "disks")
+				fmt.Errorf("disk %q is protected from being deleted: its deletion_protection is true in state", name),
+				"disks")
 		}
 	}
 	for _, name := range OtherDisks(have, p.Want.Disks, p.fleet.Pool) {
-		p.refuse("Give the disk another name: then it is made anew, and the one of this name is deleted, unless it has a volume.",
+		p.refuse(
+			"Give the disk another name: then it is made anew, and the one of this name is deleted, unless it has a volume.",
 			fmt.Errorf("disk %q would get another pool, volume or format: %w", name, ErrOtherDisk), "disks", name)
 	}
 	grows := map[string]int64{} // by pool
@@ -72,7 +75,8 @@ func (p *preflight) room(ctx context.Context, pool string, bytes int64) error {
 	room, err := p.fleet.Store.RoomIn(ctx, p.fleet.poolOf(pool))
 	switch {
 	case errors.Is(err, store.ErrAbsentPool):
-		p.refuse("Define and start it, or choose one of: virsh pool-list --all", fmt.Errorf("libvirt has no storage pool %q", p.poolName(pool)), "disks")
+		p.refuse("Define and start it, or choose one of: virsh pool-list --all",
+			fmt.Errorf("libvirt has no storage pool %q", p.poolName(pool)), "disks")
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		return nil // the pool is created with the first base
@@ -85,7 +89,8 @@ func (p *preflight) room(ctx context.Context, pool string, bytes int64) error {
 	}
 	if bytes > limit {
 		p.refuse("Set smaller sizes, or use another pool.",
-			fmt.Errorf("its disks in storage pool %q are to take %d MiB more, and %d MiB %s", p.poolName(pool), bytes>>20, limit>>20, what), "disks")
+			fmt.Errorf("its disks in storage pool %q are to take %d MiB more, and %d MiB %s", p.poolName(pool),
+				bytes>>20, limit>>20, what), "disks")
 	}
 	return nil
 }
@@ -94,13 +99,15 @@ func (p *preflight) room(ctx context.Context, pool string, bytes int64) error {
 func (p *preflight) volume(ctx context.Context, name string, disk Disk) error {
 	if _, ours := store.ParseVolumeName(disk.Volume); ours {
 		p.refuse("Choose a volume that was not made by this provider.",
-			fmt.Errorf("disk %q: volume %s has the name of a layer or of a VM's disk", name, disk.Volume), "disks", name, "volume")
+			fmt.Errorf("disk %q: volume %s has the name of a layer or of a VM's disk", name, disk.Volume), "disks",
+			name, "volume")
 		return nil
 	}
 	_, format, err := p.fleet.Store.FindVolume(ctx, p.fleet.poolOf(disk.Pool), disk.Volume)
 	switch {
 	case errors.Is(err, store.ErrAbsentPool):
-		p.refuse("Define and start it, or choose one of: virsh pool-list --all", fmt.Errorf("libvirt has no storage pool %q", p.poolName(disk.Pool)), "disks", name, "pool")
+		p.refuse("Define and start it, or choose one of: virsh pool-list --all",
+			fmt.Errorf("libvirt has no storage pool %q", p.poolName(disk.Pool)), "disks", name, "pool")
 		return nil
 	case errors.Is(err, store.ErrNotFound):
 		p.found = append(p.found, Problem{Attribute: []string{"disks", name, "volume"}, Possible: true,
@@ -108,8 +115,11 @@ func (p *preflight) volume(ctx context.Context, name string, disk Disk) error {
 			Next: "The apply fails unless something else makes it before the VM."})
 		return nil
 	case err == nil && format != disk.Format:
-		p.refuse(fmt.Sprintf("Set its format to %q if the volume can be trusted: a guest that had it as a raw disk can have written the header of another format.", format),
-			fmt.Errorf("disk %q has format %q, and volume %q has format %q", name, disk.Format, disk.Volume, format), "disks", name, "format")
+		p.refuse(
+			fmt.Sprintf(
+				"Set its format to %q if the volume can be trusted: a guest that had it as a raw disk can have written the header of another format.", format),
+			fmt.Errorf("disk %q has format %q, and volume %q has format %q", name, disk.Format, disk.Volume, format),
+			"disks", name, "format")
 	}
 	return err
 }
@@ -125,7 +135,8 @@ func (p *preflight) format(ctx context.Context, name string, disk Disk, old bool
 	}
 	if err == nil && room.Directory == "" {
 		p.refuse("Use the format raw, or a pool of type dir, fs or netfs.",
-			fmt.Errorf("disk %q has format %q, and the volumes of storage pool %q are block devices", name, disk.Format, p.poolName(disk.Pool)), "disks", name, "format")
+			fmt.Errorf("disk %q has format %q, and the volumes of storage pool %q are block devices", name, disk.Format,
+				p.poolName(disk.Pool)), "disks", name, "format")
 	}
 	return err
 }

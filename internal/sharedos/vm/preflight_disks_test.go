@@ -18,7 +18,8 @@ func TestWhatIsWrongWithDisksIsSaidByThePlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := w.spec()
-	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Protected = true }), "old": disk("old", nil)}
+	spec.Disks = map[string]vm.Disk{"data": disk("data", func(d *vm.Disk) { d.Protected = true }),
+		"old": disk("old", nil)}
 	w.create(t, spec)
 	given := func(volume string) vm.Disk {
 		return disk("given", func(d *vm.Disk) { d.Volume, d.Size = volume, 0 })
@@ -33,26 +34,32 @@ func TestWhatIsWrongWithDisksIsSaidByThePlan(t *testing.T) {
 		"one is removed":           {change: func(d map[string]vm.Disk) { delete(d, "old") }},
 		"a protected one":          {func(d map[string]vm.Disk) { delete(d, "data") }, "is protected", "disks", false},
 		"another pool": {
-			func(d map[string]vm.Disk) { d["old"] = disk("old", func(d *vm.Disk) { d.Pool = "other" }) }, "another disk", "disks.old", false,
+			func(d map[string]vm.Disk) { d["old"] = disk("old", func(d *vm.Disk) { d.Pool = "other" }) },
+			"another disk", "disks.old", false,
 		},
 		"another format": {
-			func(d map[string]vm.Disk) { d["old"] = disk("old", func(d *vm.Disk) { d.Format = "qcow2" }) }, "another disk", "disks.old", false,
+			func(d map[string]vm.Disk) { d["old"] = disk("old", func(d *vm.Disk) { d.Format = "qcow2" }) },
+			"another disk", "disks.old", false,
 		},
 		"no such pool": {
-			func(d map[string]vm.Disk) { d["new"] = disk("new", func(d *vm.Disk) { d.Pool = "none" }) }, `no storage pool "none"`, "disks", false,
+			func(d map[string]vm.Disk) { d["new"] = disk("new", func(d *vm.Disk) { d.Pool = "none" }) },
+			`no storage pool "none"`, "disks", false,
 		},
 		"too large together": {
 			func(d map[string]vm.Disk) {
-				d["old"], d["new"] = disk("old", func(d *vm.Disk) { d.Size = 600 * mebibyte }), disk("new", func(d *vm.Disk) { d.Size = 600 * mebibyte })
+				d["old"], d["new"] = disk("old", func(d *vm.Disk) { d.Size = 600 * mebibyte }),
+					disk("new", func(d *vm.Disk) { d.Size = 600 * mebibyte })
 			}, "1136 MiB more", "disks", false,
 		},
 		"a pool of devices": {
-			func(d map[string]vm.Disk) { d["new"] = disk("new", func(d *vm.Disk) { d.Format = "qcow2" }) }, "block devices", "disks.new.format", false,
+			func(d map[string]vm.Disk) { d["new"] = disk("new", func(d *vm.Disk) { d.Format = "qcow2" }) },
+			"block devices", "disks.new.format", false,
 		},
 		"a volume":                   {change: func(d map[string]vm.Disk) { d["given"] = given("mine.img") }},
 		"a volume that is not there": {func(d map[string]vm.Disk) { d["given"] = given("none.img") }, "no volume", "disks.given.volume", true},
 		"a volume of ours": {
-			func(d map[string]vm.Disk) { d["given"] = given(w.nameOf(t, spec, "old")) }, "name of a layer or of a VM's disk", "disks.given.volume", false,
+			func(d map[string]vm.Disk) { d["given"] = given(w.nameOf(t, spec, "old")) },
+			"name of a layer or of a VM's disk", "disks.given.volume", false,
 		},
 		"a volume of another format": {
 			func(d map[string]vm.Disk) {
@@ -84,7 +91,8 @@ func TestWhatIsWrongWithDisksIsSaidByThePlan(t *testing.T) {
 				}
 				return
 			}
-			if len(problems) != 1 || !strings.Contains(problems[0].Err.Error(), c.want) || strings.Join(problems[0].Attribute, ".") != c.at ||
+			if len(problems) != 1 || !strings.Contains(problems[0].Err.Error(), c.want) ||
+				strings.Join(problems[0].Attribute, ".") != c.at ||
 				problems[0].Possible != c.possible || problems[0].Next == "" {
 				t.Errorf("%+v", problems)
 			}
@@ -92,7 +100,8 @@ func TestWhatIsWrongWithDisksIsSaidByThePlan(t *testing.T) {
 	}
 	unknown := spec
 	unknown.Disks = nil
-	if problems, err := w.fleet.Preflight(t.Context(), vm.Question{Want: unknown, Have: &spec}); err != nil || len(problems) > 0 {
+	if problems, err := w.fleet.Preflight(t.Context(), vm.Question{Want: unknown, Have: &spec}); err != nil ||
+		len(problems) > 0 {
 		t.Errorf("disks that are not known yet: %v, %+v", err, problems)
 	}
 }
@@ -114,10 +123,11 @@ func TestPortsForInterfacesOfARunningVM(t *testing.T) {
 		want           bool
 		running, known bool
 	}{
-		"as many as there is room for":         {keep: true, more: room, running: true, known: true},
-		"one more":                             {keep: true, more: room + 1, running: true, known: true, want: true},
-		"one more, for one that goes":          {more: room + 1, running: true, known: true},
-		"with a disk":                          {keep: true, more: room, disks: 1, running: true, known: true, want: true},
+		"as many as there is room for": {keep: true, more: room, running: true, known: true},
+		"one more":                     {keep: true, more: room + 1, running: true, known: true, want: true},
+		"one more, for one that goes":  {more: room + 1, running: true, known: true},
+		"with a disk": {keep: true, more: room, disks: 1, running: true,
+			known: true, want: true},
 		"one more, in a VM that is off":        {keep: true, more: room + 1, known: true},
 		"one more, with a power-off":           {keep: true, more: room + 1, running: true, known: true, user: true},
 		"as many disks, others are not known ": {disks: room, running: true},
@@ -145,7 +155,8 @@ func TestPortsForInterfacesOfARunningVM(t *testing.T) {
 			if err != nil || (len(problems) == 1) != c.want {
 				t.Fatalf("%+v, %v", problems, err)
 			}
-			if c.want && (!strings.Contains(problems[0].Err.Error(), "PCIe ports for") || problems[0].Attribute[0] != "interfaces" || problems[0].Possible) {
+			if c.want && (!strings.Contains(problems[0].Err.Error(), "PCIe ports for") ||
+				problems[0].Attribute[0] != "interfaces" || problems[0].Possible) {
 				t.Errorf("%+v", problems[0])
 			}
 		})

@@ -14,8 +14,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// networks checks that the releases of the VM have a network manager, if its networks are configured. Of releases that are not
-// known yet, nothing is known.
+// networks checks that the releases of the VM have a network manager, if its networks are
+// configured. Of releases that are not known yet, nothing is known.
 func (p *preflight) networks(ctx context.Context) error {
 	want := p.Want.Configuration
 	if want == nil || len(want.Networks) == 0 || p.Want.Base.IsZero() {
@@ -34,12 +34,14 @@ func (p *preflight) networks(ctx context.Context) error {
 			return err
 		}
 	}
-	p.refuse("Use a base with one of them, such as Debian's package systemd or network-manager, or leave networks out and configure the network by files.",
+	p.refuse(
+		"Use a base with one of them, such as Debian's package systemd or network-manager, or leave networks out and configure the network by files.",
 		errors.New("its base has neither systemd-networkd nor NetworkManager, which configure networks"), "networks")
 	return nil
 }
 
-// hasNetworkManager reports whether a release has the program of a network manager. The answer is kept: releases do not change.
+// hasNetworkManager reports whether a release has the program of a network manager. The answer is
+// kept: releases do not change.
 func (f *Fleet) hasNetworkManager(ctx context.Context, id tree.Digest) (bool, error) {
 	if known, ok := f.managed.Load(id); ok {
 		return known == true, nil

@@ -19,7 +19,8 @@ import (
 
 // networks is a configuration of a guest with a network.
 func networks() *guestconfig.Document {
-	return &guestconfig.Document{Version: guestconfig.Version, Networks: map[string]guestconfig.Network{"lan": {DHCP4: true}}}
+	return &guestconfig.Document{Version: guestconfig.Version,
+		Networks: map[string]guestconfig.Network{"lan": {DHCP4: true}}}
 }
 
 // withContents publishes a base with one file.
@@ -32,7 +33,8 @@ func (w *world) withContents(t *testing.T, name string) tree.Digest {
 		}
 	}
 	var list strings.Builder
-	if _, err := release.WriteContents(&list, append(entries, tree.Entry{Path: name, Type: tree.Regular, Mode: 0o755})); err != nil {
+	if _, err := release.WriteContents(&list,
+		append(entries, tree.Entry{Path: name, Type: tree.Regular, Mode: 0o755})); err != nil {
 		t.Fatal(err)
 	}
 	return w.publish(t, w.fleet.Key, &release.Manifest{
@@ -59,7 +61,8 @@ func TestPreflight(t *testing.T) {
 		want []string
 	}{
 		"nothing is wrong": {change: func(_ *world, q *vm.Question) {
-			q.Want.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br0"}, "b": {Network: "default"}, "c": on(8080)}
+			q.Want.Interfaces = map[string]hypervisor.Interface{"a": {Bridge: "br0"},
+				"b": {Network: "default"}, "c": on(8080)}
 		}},
 		"a domain of the name": {change: func(w *world, q *vm.Question) {
 			w.hypervisor.AddForeign(q.Want.Name, "22222222-2222-4333-8444-555555555555")
@@ -189,7 +192,8 @@ func TestPreflight(t *testing.T) {
 			q.Have = &have
 		}, want: []string{`interfaces.lan.network: "stopped" is not active`}},
 		"too many keys": {change: func(_ *world, q *vm.Question) {
-			q.Want.AuthorizedKeys = slices.Repeat([]string{"ssh-ed25519 " + strings.Repeat("A", 1000)}, hypervisor.MaxBootConfig/1000+1)
+			q.Want.AuthorizedKeys = slices.Repeat([]string{"ssh-ed25519 " + strings.Repeat("A", 1000)},
+				hypervisor.MaxBootConfig/1000+1)
 		}, want: []string{"ssh_authorized_keys: at most"}},
 		"networks without a network manager": {change: func(w *world, q *vm.Question) {
 			q.Want.Base, q.Want.Configuration = w.withContents(t, "usr/sbin/ifup"), networks()
@@ -216,7 +220,8 @@ func TestPreflight(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.fleet.Machine = busy{port: 2222}
-			w.hypervisor.Networks, w.hypervisor.Bridges = map[string]bool{"default": true, "stopped": false}, []string{"br0"}
+			w.hypervisor.Networks, w.hypervisor.Bridges = map[string]bool{"default": true, "stopped": false},
+				[]string{"br0"}
 			question := vm.Question{Want: w.spec()}
 			test.change(w, &question)
 			problems, err := w.fleet.Preflight(t.Context(), question)
@@ -231,7 +236,8 @@ func TestPreflight(t *testing.T) {
 					t.Errorf("%+v, want %s", problem, test.want[i])
 				}
 			}
-			if calls := append(w.hypervisor.Calls(), w.store.Calls()[3:]...); slices.ContainsFunc(calls, func(c string) bool { return !strings.HasPrefix(c, "Put") }) {
+			if calls := append(w.hypervisor.Calls(), w.store.Calls()[3:]...); slices.ContainsFunc(calls,
+				func(c string) bool { return !strings.HasPrefix(c, "Put") }) {
 				t.Errorf("it changed something: %v", calls)
 			}
 		})
@@ -240,7 +246,8 @@ func TestPreflight(t *testing.T) {
 
 // QEMU is given the files of a pool, and not the directories above them.
 func TestADirectoryThatQEMUCannotEnter(t *testing.T) {
-	directories := map[string]directory{"/": {0, 0o755}, "/home": {0, 0o755}, "/home/me": {1000, 0o700}, "/home/me/pool": {0, 0o711}}
+	directories := map[string]directory{"/": {0, 0o755}, "/home": {0, 0o755}, "/home/me": {1000, 0o700},
+		"/home/me/pool": {0, 0o711}}
 	for name, test := range map[string]struct {
 		user   int
 		path   string
@@ -248,16 +255,23 @@ func TestADirectoryThatQEMUCannotEnter(t *testing.T) {
 		have   bool
 		want   string
 	}{
-		"a home":                                   {user: 64055, path: "/home/me/pool", want: "/home/me (mode 0700)"},
-		"a pool that is to be made in it":          {user: 64055, path: "/home/me/new/pool", want: "/home/me (mode 0700)"},
-		"the user's own":                           {user: 1000, path: "/home/me/pool"},
-		"QEMU runs as root":                        {path: "/home/me/pool"},
-		"open to all":                              {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o711} }},
-		"open to a group or a list":                {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o710} }},
-		"the pool itself":                          {user: 64055, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"], d["/home/me/pool"] = d["/"], directory{0, 0o700} }, want: "/home/me/pool (mode 0700)"},
-		"a pool that is no directory":              {user: 64055, path: ""},
-		"a VM that runs":                           {user: 64055, path: "/home/me/pool", have: true},
-		"its own directory without the bit for it": {user: 1000, path: "/home/me/pool", change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o677} }, want: "/home/me (mode 0677)"},
+		"a home": {user: 64055, path: "/home/me/pool", want: "/home/me (mode 0700)"},
+		"a pool that is to be made in it": {user: 64055, path: "/home/me/new/pool",
+			want: "/home/me (mode 0700)"},
+		"the user's own":    {user: 1000, path: "/home/me/pool"},
+		"QEMU runs as root": {path: "/home/me/pool"},
+		"open to all": {user: 64055, path: "/home/me/pool",
+			change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o711} }},
+		"open to a group or a list": {user: 64055, path: "/home/me/pool",
+			change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o710} }},
+		"the pool itself": {user: 64055, path: "/home/me/pool",
+			change: func(d map[string]directory) { d["/home/me"], d["/home/me/pool"] = d["/"], directory{0, 0o700} },
+			want:   "/home/me/pool (mode 0700)"},
+		"a pool that is no directory": {user: 64055, path: ""},
+		"a VM that runs":              {user: 64055, path: "/home/me/pool", have: true},
+		"its own directory without the bit for it": {user: 1000, path: "/home/me/pool",
+			change: func(d map[string]directory) { d["/home/me"] = directory{1000, 0o677} },
+			want:   "/home/me (mode 0677)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -277,7 +291,9 @@ func TestADirectoryThatQEMUCannotEnter(t *testing.T) {
 			if err != nil || len(problems) != min(1, len(test.want)) {
 				t.Fatalf("%+v, %v", problems, err)
 			}
-			if test.want != "" && (!strings.Contains(problems[0].Err.Error(), test.want) || !strings.Contains(problems[0].Next, "setfacl") || problems[0].Possible) {
+			if test.want != "" &&
+				(!strings.Contains(problems[0].Err.Error(), test.want) ||
+					!strings.Contains(problems[0].Next, "setfacl") || problems[0].Possible) {
 				t.Errorf("%+v", problems[0])
 			}
 		})
@@ -323,7 +339,8 @@ func TestAPortOfAnotherVM(t *testing.T) {
 	want := w.spec()
 	want.Name, want.UUID, want.Interfaces = "web-b", "", holder.Interfaces
 	for known, problems := range map[bool]int{true: 0, false: 1} {
-		found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want, Known: func(uuid string) bool { return known && uuid == holder.UUID }})
+		found, err := w.fleet.Preflight(t.Context(),
+			vm.Question{Want: want, Known: func(uuid string) bool { return known && uuid == holder.UUID }})
 		if err != nil || len(found) != problems {
 			t.Errorf("known %v: %+v, %v", known, found, err)
 		}
@@ -335,7 +352,8 @@ func TestAPortOfAnotherVM(t *testing.T) {
 	for known, problems := range map[bool]int{true: 0, false: 1} {
 		taken := w.spec()
 		taken.UUID = ""
-		found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: taken, Known: func(string) bool { return known }})
+		found, err := w.fleet.Preflight(t.Context(),
+			vm.Question{Want: taken, Known: func(string) bool { return known }})
 		if err != nil || len(found) != problems {
 			t.Errorf("known %v: %+v, %v", known, found, err)
 		}

@@ -25,7 +25,8 @@ const (
 	maxFailing = 5
 )
 
-// awaitReady waits until a VM that was started is ready as its specification says. It returns ErrNotReady if that takes too long.
+// awaitReady waits until a VM that was started is ready as its specification says. It returns
+// ErrNotReady if that takes too long.
 func (f *Fleet) awaitReady(ctx context.Context, spec Spec, progress Progress) error {
 	if len(spec.Ready.Checks) == 0 && !spec.Ready.Address {
 		return nil
@@ -101,7 +102,8 @@ func (f *Fleet) notReady(ctx context.Context, spec Spec) (what string, err error
 }
 
 // askChecks has an agent make health checks once, and returns those that fail. ErrOldAgent or ErrNoAnswer if it cannot.
-func askChecks(ctx context.Context, agent *transport.Agent, checks []*agentapi.HealthCheck) ([]*agentapi.FailedCheck, error) {
+func askChecks(ctx context.Context, agent *transport.Agent,
+	checks []*agentapi.HealthCheck) ([]*agentapi.FailedCheck, error) {
 	limited, cancel := context.WithTimeout(ctx, checksLimit)
 	defer cancel()
 	answer, err := agent.Check(limited, &agentapi.CheckRequest{HealthChecks: checks})

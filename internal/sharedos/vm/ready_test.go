@@ -36,7 +36,8 @@ func TestAStartWaitsUntilTheVMIsReady(t *testing.T) {
 	w.fleet.AddressLimit = time.Millisecond
 	spec := w.spec()
 	spec.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: "br0"}}
-	spec.Ready = vm.Readiness{Address: true, Checks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}}}
+	spec.Ready = vm.Readiness{Address: true,
+		Checks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}}}
 	var steps []string
 	note := func(step string) { steps = append(steps, step) }
 	if _, err := w.fleet.Create(within(t, time.Minute), spec, note); err != nil {
@@ -78,7 +79,8 @@ func TestAVMThatDoesNotGetReadyIsAnErrorThatSaysWhatIsMissing(t *testing.T) {
 			},
 		},
 		"none of its interfaces has an address": {
-			vm.Readiness{Address: true}, func(t *testing.T, w *world) { w.agent(t, "web-a").Addresses = func() []string { return nil } },
+			vm.Readiness{Address: true},
+			func(t *testing.T, w *world) { w.agent(t, "web-a").Addresses = func() []string { return nil } },
 		},
 	} {
 		w := newWorld(t)
@@ -111,7 +113,8 @@ func TestAStartConfiguresTheGuestBeforeItIsWaitedFor(t *testing.T) {
 	spec.Running = true
 	spec.Ready = vm.Readiness{Checks: []*agentapi.HealthCheck{{Name: "web"}}, Limit: 30 * time.Second}
 	note := func(step string) { configured.CompareAndSwap(false, step == "configuring the guest") }
-	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, note); err != nil || len(w.agent(t, "web-a").Configured()) != 1 {
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, note); err != nil ||
+		len(w.agent(t, "web-a").Configured()) != 1 {
 		t.Errorf("configured %t, %v", configured.Load(), err)
 	}
 }

@@ -24,7 +24,8 @@ func TestARebootPowersTheVMOffAndStartsIt(t *testing.T) {
 	}
 	calls := w.hypervisor.Calls()[before:]
 	stopped, started := slices.Index(calls, "Shutdown web-a"), slices.Index(calls, "Start web-a")
-	if stopped < 0 || started < stopped || !rebooted.Answered || rebooted.ReadySeconds == 0 || rebooted.Stack.Base != w.old {
+	if stopped < 0 || started < stopped || !rebooted.Answered || rebooted.ReadySeconds == 0 ||
+		rebooted.Stack.Base != w.old {
 		t.Errorf("the calls were %v, and the VM is %+v", calls, rebooted)
 	}
 }
@@ -54,10 +55,12 @@ func TestAVMThatDoesNotRunIsNotRebooted(t *testing.T) {
 	spec := w.spec()
 	spec.Running = false
 	w.create(t, spec)
-	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet); !errors.Is(err, hypervisor.ErrNotRunning) {
+	if _, err := w.fleet.Reboot(within(t, time.Minute), spec.UUID, vm.Readiness{}, quiet); !errors.Is(err,
+		hypervisor.ErrNotRunning) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := w.fleet.Reboot(within(t, time.Minute), uuid.NewString(), vm.Readiness{}, quiet); !errors.Is(err, vm.ErrNotFound) {
+	if _, err := w.fleet.Reboot(within(t, time.Minute), uuid.NewString(), vm.Readiness{},
+		quiet); !errors.Is(err, vm.ErrNotFound) {
 		t.Errorf("no such VM: %v", err)
 	}
 }
@@ -67,7 +70,8 @@ func TestAVMThatIsNotReadyAfterARebootIsAnError(t *testing.T) {
 	spec := w.spec()
 	w.create(t, spec)
 	ready := vm.Readiness{
-		Checks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}}, Limit: 300 * time.Millisecond,
+		Checks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}}},
+		Limit:  300 * time.Millisecond,
 	}
 	w.agent(t, "web-a").Failing = func([]*agentapi.HealthCheck) []*agentapi.FailedCheck {
 		return []*agentapi.FailedCheck{{Name: "web", Reason: "it is activating"}}

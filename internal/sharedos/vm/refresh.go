@@ -24,7 +24,8 @@ const (
 
 // refresh moves a running VM to the stack of spec and waits until that has ended. It returns nil if the VM runs that
 // stack already.
-func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec, progress Progress) (*agentapi.Report, error) {
+func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec,
+	progress Progress) (*agentapi.Report, error) {
 	stack, err := f.wanted(ctx, spec)
 	if err != nil {
 		return nil, err
@@ -52,7 +53,8 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 			return nil, &needsPowerCycle{current}
 		}
 		// It waits for a start with another stack. The agent ends that refresh by itself.
-		if status, err = f.await(ctx, domain.Name, "waiting until an earlier refresh ends", progress, askForTurn, ended); err != nil {
+		if status, err = f.await(ctx, domain.Name, "waiting until an earlier refresh ends", progress,
+			askForTurn, ended); err != nil {
 			return nil, err
 		}
 	}
@@ -94,11 +96,14 @@ func (f *Fleet) refresh(ctx context.Context, domain hypervisor.Domain, spec Spec
 	return outcome(status, stack.Stack, spec)
 }
 
-// request is a request for a refresh by this policy, without a target. No health check prevents that a VM is taken back.
+// request is a request for a refresh by this policy, without a target. No health check prevents
+// that a VM is taken back.
 func (p RefreshPolicy) request() *agentapi.RefreshRequest {
 	return &agentapi.RefreshRequest{
-		MaxImpact: p.MaxImpact, HealthChecks: p.HealthChecks, SettleMs: p.Settle.Milliseconds(), RestartTimeoutMs: p.RestartTimeout.Milliseconds(),
-		Strategy: p.Strategy, Policy: p.Units, KeepFiles: p.KeepFiles, RequireChecks: p.RequireChecks && !p.back, Purge: p.Purge,
+		MaxImpact: p.MaxImpact, HealthChecks: p.HealthChecks, SettleMs: p.Settle.Milliseconds(),
+		RestartTimeoutMs: p.RestartTimeout.Milliseconds(),
+		Strategy:         p.Strategy, Policy: p.Units, KeepFiles: p.KeepFiles,
+		RequireChecks: p.RequireChecks && !p.back, Purge: p.Purge,
 		AllowDowngrade: p.back,
 	}
 }
@@ -141,19 +146,21 @@ func (f *Fleet) settled(ctx context.Context, name string, progress Progress) (*a
 	var last *agentapi.StatusResponse
 	seen := agentapi.State_STATE_UNSPECIFIED
 	question := func() *agentapi.StatusRequest {
-		return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: seen, WaitMs: min(waitFor, limit/2).Milliseconds()}
+		return &agentapi.StatusRequest{Event: agentapi.Event_PROGRESS, Seen: seen,
+			WaitMs: min(waitFor, limit/2).Milliseconds()}
 	}
-	status, err := f.await(waiting, name, "waiting for the refresh", progress, question, func(status *agentapi.StatusResponse) bool {
-		silence.Reset(limit)
-		last = status
-		if now := status.GetState(); now != seen {
-			seen = now
-			if now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
-				progress("refresh: " + describeState(status))
+	status, err := f.await(waiting, name, "waiting for the refresh", progress, question,
+		func(status *agentapi.StatusResponse) bool {
+			silence.Reset(limit)
+			last = status
+			if now := status.GetState(); now != seen {
+				seen = now
+				if now != agentapi.State_IDLE && now != agentapi.State_STATE_UNSPECIFIED {
+					progress("refresh: " + describeState(status))
+				}
 			}
-		}
-		return ended(status) || waitsForHost(status)
-	})
+			return ended(status) || waitsForHost(status)
+		})
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waiting), errSilent) {
 		return last, fmt.Errorf("%w: %w", errSilent, err)
 	}
@@ -200,7 +207,8 @@ func (f *Fleet) attach(ctx context.Context, name string, disks []hypervisor.Laye
 
 // uploadTarget uploads the contents lists of two stacks and returns their signed manifests: the agent needs both to
 // compare the stacks.
-func (f *Fleet) uploadTarget(ctx context.Context, agent *transport.Agent, from, to *composed, progress Progress) (*agentapi.Target, error) {
+func (f *Fleet) uploadTarget(ctx context.Context, agent *transport.Agent, from, to *composed,
+	progress Progress) (*agentapi.Target, error) {
 	progress("uploading the contents lists")
 	for _, stack := range []*composed{to, from} {
 		contents, err := f.stackContents(ctx, stack)
@@ -258,7 +266,8 @@ func outcome(status *agentapi.StatusResponse, stack release.Stack, spec Spec) (*
 	}
 	switch {
 	case report == nil:
-		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again", ErrRolledBack)
+		return nil, fmt.Errorf("%w: the VM was restarted meanwhile and runs what it ran before; apply again",
+			ErrRolledBack)
 	case report.GetRefusal() == agentapi.Refusal_REFUSAL_IMPACT:
 		return report, fmt.Errorf("%w:%s", ErrImpact, plain.Guest(report.GetError()))
 	case report.GetRefusal() == agentapi.Refusal_REFUSAL_STRATEGY:

@@ -44,9 +44,10 @@ func (f *Fleet) replaceAgent(ctx context.Context, domain hypervisor.Domain, prog
 	}
 	ctx, cancel := context.WithTimeout(ctx, replaceLimit)
 	defer cancel()
-	status, err = f.await(ctx, domain.Name, "waiting for the new agent", progress, askNow, func(s *agentapi.StatusResponse) bool {
-		return s.GetAgentDigest() == own.String() || refuses(s, own)
-	})
+	status, err = f.await(ctx, domain.Name, "waiting for the new agent", progress, askNow,
+		func(s *agentapi.StatusResponse) bool {
+			return s.GetAgentDigest() == own.String() || refuses(s, own)
+		})
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrAgent, err)
@@ -83,7 +84,8 @@ func (f *Fleet) otherAgent(status *agentapi.StatusResponse) string {
 }
 
 // sendAgent uploads a binary and has it take over from the agent that answered.
-func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, binary []byte) (err error) {
+func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse,
+	binary []byte) (err error) {
 	from, err := tree.ParseDigest(status.GetAgentDigest())
 	if err != nil {
 		return fmt.Errorf("its agent names a digest that is none: %w", err)
@@ -94,7 +96,8 @@ func (f *Fleet) sendAgent(ctx context.Context, domain hypervisor.Domain, status 
 	}
 	defer func() { _ = agent.Close() }() // the agent closes the connection, too
 	blob := release.Blob{Digest: tree.Sum(binary), Size: int64(len(binary))}
-	note, err := release.SignTakeover(release.Takeover{Guest: agent.Key, From: from, To: blob.Digest, Size: blob.Size}, f.Key)
+	note, err := release.SignTakeover(release.Takeover{Guest: agent.Key, From: from, To: blob.Digest, Size: blob.Size},
+		f.Key)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ func TestAGuestIsNotDialledBeforeItsKexecHasResetItsDevices(t *testing.T) {
 		"a reset that was not seen": {starting(Kexec), hypervisor.VSockUp, nil, resetLimit, true},
 		"vsock of the kernel":       {starting(Kexec), hypervisor.VSockKernel, nil, time.Second, true},
 		"libvirt does not answer":   {starting(Kexec), hypervisor.VSockUp, errors.New("no"), time.Second, true},
-		"its start was not told":    {&agentapi.StatusResponse{State: agentapi.State_CARRIED, Last: &agentapi.Report{Strategy: Kexec}}, hypervisor.VSockUp, nil, time.Second, false},
+		"its start was not told": {&agentapi.StatusResponse{State: agentapi.State_CARRIED,
+			Last: &agentapi.Report{Strategy: Kexec}}, hypervisor.VSockUp, nil, time.Second, false},
 		"a soft-reboot":             {starting(SoftReboot), hypervisor.VSockUp, nil, time.Second, true},
 		"an agent that is replaced": {&agentapi.StatusResponse{State: agentapi.State_IDLE}, hypervisor.VSockUp, nil, time.Second, true},
 		"never connected":           {nil, hypervisor.VSockUp, nil, time.Second, true},
@@ -38,7 +39,8 @@ func TestAGuestIsNotDialledBeforeItsKexecHasResetItsDevices(t *testing.T) {
 		if over := wait.over(t.Context(), vsock, began.Add(test.after)); over != test.over {
 			t.Errorf("%s: it may be dialled: %t", name, over)
 		}
-		if test.over && !wait.over(t.Context(), func(context.Context) (hypervisor.VSockState, error) { return hypervisor.VSockUp, nil }, began) {
+		if test.over && !wait.over(t.Context(),
+			func(context.Context) (hypervisor.VSockState, error) { return hypervisor.VSockUp, nil }, began) {
 			t.Errorf("%s: it may not be dialled any more", name)
 		}
 	}

@@ -23,9 +23,11 @@ const (
 // ErrMemoryInUse means that a guest needs memory that was to be taken from it.
 var ErrMemoryInUse = errors.New("the guest has not enough memory available")
 
-// resize gives a running VM the processors, the memory and the CPU shares of want. What the guest does not follow is taken back, so that the VM has what
-// its definition says. The definition is changed afterwards; an update that is cut off in between does all of it again.
-func (f *Fleet) resize(ctx context.Context, domain hypervisor.Domain, have, want Spec, move Move, progress Progress) error {
+// resize gives a running VM the processors, the memory and the CPU shares of want. What the guest
+// does not follow is taken back, so that the VM has what its definition says. The definition is
+// changed afterwards; an update that is cut off in between does all of it again.
+func (f *Fleet) resize(ctx context.Context, domain hypervisor.Domain, have, want Spec, move Move,
+	progress Progress) error {
 	if move.Memory {
 		progress(fmt.Sprintf("changing the memory to %d MiB", want.Memory>>20))
 		if err := f.resizeMemory(ctx, domain, have.Memory, want.Memory); err != nil {
@@ -55,8 +57,10 @@ func (f *Fleet) resizeMemory(ctx context.Context, domain hypervisor.Domain, have
 			return err
 		}
 		if left := answer.GetMemoryAvailable() - (have - want); left < memoryReserve {
-			return fmt.Errorf("%w: %d MiB are available, and it is to give up %d MiB and to keep %d MiB available; end something in the guest, or "+
-				"set memory to more", ErrMemoryInUse, answer.GetMemoryAvailable()>>20, (have-want)>>20, memoryReserve>>20)
+			return fmt.Errorf(
+				"%w: %d MiB are available, and it is to give up %d MiB and to keep %d MiB available; end something "+
+					"in the guest, or set memory to more", ErrMemoryInUse, answer.GetMemoryAvailable()>>20,
+				(have-want)>>20, memoryReserve>>20)
 		}
 	}
 	limited, cancel := context.WithTimeout(ctx, resizeLimit)
@@ -65,7 +69,8 @@ func (f *Fleet) resizeMemory(ctx context.Context, domain hypervisor.Domain, have
 	if errors.Is(err, hypervisor.ErrGuestKeeps) {
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 		defer cancel()
-		return fmt.Errorf("%w; it was given back what it had, as far as that was possible: %w; does the guest have the driver virtio_balloon?",
+		return fmt.Errorf(
+			"%w; it was given back what it had, as far as that was possible: %w; does the guest have the driver virtio_balloon?",
 			err, orDone(f.Hypervisor.SetMemory(back, domain.Name, have)))
 	}
 	return err
@@ -79,7 +84,8 @@ func (f *Fleet) resizeVCPUs(ctx context.Context, domain hypervisor.Domain, have,
 	if err == nil {
 		var answer *agentapi.ResourcesResponse
 		if answer, err = f.resources(ctx, domain, want); err == nil && int(answer.GetProcessors()) != want {
-			err = fmt.Errorf("%w: its kernel has %d processors online, not %d", hypervisor.ErrGuestKeeps, answer.GetProcessors(), want)
+			err = fmt.Errorf("%w: its kernel has %d processors online, not %d", hypervisor.ErrGuestKeeps,
+				answer.GetProcessors(), want)
 		}
 	}
 	if err == nil {
@@ -87,7 +93,8 @@ func (f *Fleet) resizeVCPUs(ctx context.Context, domain hypervisor.Domain, have,
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
 	defer cancel()
-	return fmt.Errorf("%w; setting it back to %d: %w", err, have, orDone(f.Hypervisor.SetVCPUs(back, domain.Name, have)))
+	return fmt.Errorf("%w; setting it back to %d: %w", err, have,
+		orDone(f.Hypervisor.SetVCPUs(back, domain.Name, have)))
 }
 
 // errDone stands for no error in a text that has a place for one.
@@ -101,7 +108,8 @@ func orDone(err error) error {
 }
 
 // resources asks the guest what its kernel has, after it has brought so many processors online, unless the number is 0.
-func (f *Fleet) resources(ctx context.Context, domain hypervisor.Domain, processors int) (*agentapi.ResourcesResponse, error) {
+func (f *Fleet) resources(ctx context.Context, domain hypervisor.Domain,
+	processors int) (*agentapi.ResourcesResponse, error) {
 	domain, _, err := f.Hypervisor.LookupUUID(ctx, domain.UUID) // the agent's key may have been pinned since
 	if err != nil {
 		return nil, err
@@ -120,8 +128,8 @@ func (f *Fleet) resources(ctx context.Context, domain hypervisor.Domain, process
 	return answer, err
 }
 
-// readProcessors sets the processors in the specification of a VM that runs to those that it has. If its definition has another
-// number, which only somebody else can have changed, that is a fault.
+// readProcessors sets the processors in the specification of a VM that runs to those that it has.
+// If its definition has another number, which only somebody else can have changed, that is a fault.
 func (f *Fleet) readProcessors(ctx context.Context, found *VM) error {
 	if found.Spec.MaxVCPUs == 0 {
 		return nil
@@ -134,8 +142,9 @@ func (f *Fleet) readProcessors(ctx context.Context, found *VM) error {
 		return fmt.Errorf("count its processors: %w", err)
 	}
 	if now != found.Spec.VCPUs {
-		found.Faults = append(found.Faults, Fault{"vcpus", fmt.Sprintf("it runs with %d processors, and its definition has %d; the next apply "+
-			"sets both", now, found.Spec.VCPUs), true})
+		found.Faults = append(found.Faults,
+			Fault{"vcpus", fmt.Sprintf("it runs with %d processors, and its definition has %d; the next apply "+
+				"sets both", now, found.Spec.VCPUs), true})
 		found.Spec.VCPUs = now
 	}
 	return nil

@@ -30,7 +30,8 @@ func TestARunningVMGetsAndGivesProcessorsAndMemory(t *testing.T) {
 		}
 		w.mustRunWith(t, to.vcpus, to.memory)
 		did := w.hypervisor.Calls()[len(calls):]
-		if updated.Spec.VCPUs != to.vcpus || updated.Spec.Memory != to.memory || slices.Contains(did, "Start web-a") || slices.Contains(did, "PowerOff web-a") {
+		if updated.Spec.VCPUs != to.vcpus || updated.Spec.Memory != to.memory || slices.Contains(did, "Start web-a") ||
+			slices.Contains(did, "PowerOff web-a") {
 			t.Errorf("%+v: the VM is %+v; calls %q", to, updated.Spec, did)
 		}
 	}
@@ -40,7 +41,8 @@ func (w *world) mustRunWith(t *testing.T, vcpus int, memory int64) {
 	t.Helper()
 	now, err := w.hypervisor.VCPUsNow(t.Context(), "web-a")
 	if err != nil || now != vcpus || w.hypervisor.MemoryNow("web-a") != memory {
-		t.Errorf("it runs with %d processors and %d MiB, want %d and %d; %v", now, w.hypervisor.MemoryNow("web-a")>>20, vcpus, memory>>20, err)
+		t.Errorf("it runs with %d processors and %d MiB, want %d and %d; %v", now,
+			w.hypervisor.MemoryNow("web-a")>>20, vcpus, memory>>20, err)
 	}
 }
 
@@ -62,7 +64,8 @@ func TestWhatAGuestDoesNotFollowIsTakenBack(t *testing.T) {
 			func(*agentapi.ResourcesRequest) *agentapi.ResourcesResponse {
 				return &agentapi.ResourcesResponse{Memory: 500 << 20, MemoryAvailable: 300 << 20}
 			},
-			func(s *vm.Spec) { s.Memory = 256 << 20 }, vm.ErrMemoryInUse, "300 MiB are available, and it is to give up 256 MiB",
+			func(s *vm.Spec) { s.Memory = 256 << 20 }, vm.ErrMemoryInUse,
+			"300 MiB are available, and it is to give up 256 MiB",
 		},
 		"its agent is silent": {nil, func(s *vm.Spec) { s.VCPUs = 3 }, vm.ErrNoAnswer, "virsh"},
 	} {
@@ -97,7 +100,8 @@ func TestProcessorsThatSomebodyPluggedInAreSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, err := w.fleet.Read(t.Context(), "web-a")
-	if err != nil || found.Spec.VCPUs != 3 || len(found.Faults) != 1 || found.Faults[0].Object != "vcpus" || !found.Faults[0].Mended {
+	if err != nil || found.Spec.VCPUs != 3 || len(found.Faults) != 1 || found.Faults[0].Object != "vcpus" ||
+		!found.Faults[0].Mended {
 		t.Fatalf("it is read as %+v, %v", found, err)
 	}
 	updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)

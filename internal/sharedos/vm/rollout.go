@@ -33,7 +33,8 @@ type Target struct {
 
 // Equal reports whether both make the same stack.
 func (t Target) Equal(other Target) bool {
-	return t.Base == other.Base && slices.Equal(t.Components, other.Components) && slices.Equal(t.OnDemand, other.OnDemand) &&
+	return t.Base == other.Base && slices.Equal(t.Components, other.Components) &&
+		slices.Equal(t.OnDemand, other.OnDemand) &&
 		slices.Equal(t.Prefer, other.Prefer)
 }
 
@@ -48,7 +49,8 @@ func (t Target) Makes(stack release.Stack) bool {
 			fixed = append(fixed, id)
 		}
 	}
-	return stack.Base == t.Base && slices.Equal(fixed, t.Components) && attached+len(stack.Offered) == len(t.OnDemand) &&
+	return stack.Base == t.Base && slices.Equal(fixed, t.Components) &&
+		attached+len(stack.Offered) == len(t.OnDemand) &&
 		slices.Equal(stack.Prefer, t.Prefer)
 }
 
@@ -58,7 +60,8 @@ func (s Spec) Target() Target { return Target{s.Base, s.Components, s.OnDemand, 
 // Participation is how a VM takes part in rollouts.
 type Participation struct {
 	Policy RefreshPolicy
-	// Moved is the last move by a rollout that is not final yet: the stack from before, and when it was; nil if there is none.
+	// Moved is the last move by a rollout that is not final yet: the stack from before, and when it
+	// was; nil if there is none.
 	Moved *Moved
 }
 
@@ -111,9 +114,9 @@ func participation(domain hypervisor.Domain) *Participation {
 	return part
 }
 
-// keepMove gives a new definition the record of the last move by a rollout. If the target is another one than before, that is a move. A move
-// that is not final keeps what the VM ran before it, however often the VM is moved on, and ends when the VM has that again. off says that
-// the VM was off before the new definition was asked for.
+// keepMove gives a new definition the record of the last move by a rollout. If the target is another one than
+// before, that is a move. A move that is not final keeps what the VM ran before it, however often the VM is moved
+// on, and ends when the VM has that again. off says that the VM was off before the new definition was asked for.
 func keepMove(domain *hypervisor.Domain, before hypervisor.Domain, off bool) {
 	record := domain.Metadata.Rollout
 	if record == nil {
@@ -134,14 +137,16 @@ func keepMove(domain *hypervisor.Domain, before hypervisor.Domain, off bool) {
 		return
 	}
 	record.Moved = &hypervisor.Moved{
-		At: time.Now().UTC(), Off: off, Base: from.Base, Components: from.Components, OnDemand: from.OnDemand, Prefer: from.Prefer,
+		At: time.Now().UTC(), Off: off, Base: from.Base, Components: from.Components,
+		OnDemand: from.OnDemand, Prefer: from.Prefer,
 	}
 }
 
 // setStackOf has the spec keep the stack of a definition.
 func (s *Spec) setStackOf(domain hypervisor.Domain) {
 	was := specOf(domain)
-	s.Base, s.Components, s.Prefer, s.OnDemand, s.Attached = was.Base, was.Components, was.Prefer, was.OnDemand, was.Attached
+	s.Base, s.Components, s.Prefer, s.OnDemand, s.Attached = was.Base, was.Components, was.Prefer,
+		was.OnDemand, was.Attached
 }
 
 // moveSpec is a VM as it is, but for the stack.
@@ -163,7 +168,8 @@ func (f *Fleet) moveSpec(ctx context.Context, name string, to Target) (Spec, err
 }
 
 // Move implements Interface.
-func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, progress Progress) (*VM, *agentapi.Report, error) {
+func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool,
+	progress Progress) (*VM, *agentapi.Report, error) {
 	spec, err := f.moveSpec(ctx, name, to)
 	if err == nil && !spec.Refresh.ByRollout {
 		err = ErrNoPart
@@ -183,8 +189,9 @@ func (f *Fleet) Move(ctx context.Context, name string, to Target, back bool, pro
 	return moved, report, f.Passed(ctx, name) // there is nothing to take back any more
 }
 
-// noteFailing records which health checks fail before a move to another stack than that in the definition. If an earlier move is not final,
-// what was recorded before that counts. An agent that does not answer, or that cannot say it, is left to the move.
+// noteFailing records which health checks fail before a move to another stack than that in the
+// definition. If an earlier move is not final, what was recorded before that counts. An agent that
+// does not answer, or that cannot say it, is left to the move.
 func (f *Fleet) noteFailing(ctx context.Context, name string, to Target) error {
 	domain, state, err := f.Hypervisor.Lookup(ctx, name)
 	record := domain.Metadata.Rollout
@@ -217,7 +224,8 @@ func (f *Fleet) noteFailing(ctx context.Context, name string, to Target) error {
 }
 
 // AssessMove implements Interface.
-func (f *Fleet) AssessMove(ctx context.Context, name string, to Target, policy *RefreshPolicy) (*agentapi.Impact, error) {
+func (f *Fleet) AssessMove(ctx context.Context, name string, to Target,
+	policy *RefreshPolicy) (*agentapi.Impact, error) {
 	spec, err := f.moveSpec(ctx, name, to)
 	if err != nil {
 		return nil, fmt.Errorf("assess VM %q: %w", name, err)
@@ -277,10 +285,12 @@ const stackCheck = "stack"
 func (f *Fleet) healthOf(ctx context.Context, domain hypervisor.Domain) ([]*agentapi.FailedCheck, error) {
 	checks := participation(domain).Policy.HealthChecks
 	if record := domain.Metadata.Rollout; record.Moved != nil {
-		checks = slices.DeleteFunc(checks, func(c *agentapi.HealthCheck) bool { return slices.Contains(record.Failing, c.GetName()) })
+		checks = slices.DeleteFunc(checks,
+			func(c *agentapi.HealthCheck) bool { return slices.Contains(record.Failing, c.GetName()) })
 	}
 	agent, err := f.connect(ctx, domain)
-	if errors.Is(err, hypervisor.ErrVSockEnded) || errors.Is(err, hypervisor.ErrNotRunning) || errors.Is(err, transport.ErrPeerKey) {
+	if errors.Is(err, hypervisor.ErrVSockEnded) || errors.Is(err, hypervisor.ErrNotRunning) ||
+		errors.Is(err, transport.ErrPeerKey) {
 		err = fmt.Errorf("%w: %w", ErrNoAnswer, err)
 	}
 	if err != nil {
@@ -299,8 +309,10 @@ func (f *Fleet) healthOf(ctx context.Context, domain hypervisor.Domain) ([]*agen
 	var failed []*agentapi.FailedCheck
 	_, byUse := movedByUse(domain, running)
 	if !running.Same(domain.Metadata.Stack) && !byUse && !awaitsPowerCycle(domain, running) {
-		failed = append(failed, &agentapi.FailedCheck{Name: stackCheck, Reason: fmt.Sprintf("it runs base %s, and its definition has base %s",
-			running.Base, domain.Metadata.Stack.Base)})
+		failed = append(failed,
+			&agentapi.FailedCheck{Name: stackCheck,
+				Reason: fmt.Sprintf("it runs base %s, and its definition has base %s",
+					running.Base, domain.Metadata.Stack.Base)})
 	}
 	if len(checks) == 0 {
 		return failed, nil

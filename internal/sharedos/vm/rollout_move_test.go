@@ -15,12 +15,15 @@ func digest(text string) tree.Digest { return tree.Sum([]byte(text)) }
 // offering is the definition of a VM of rollouts on a base, with one component on demand, which may be attached.
 func offering(base string, attached bool) hypervisor.Domain {
 	tool := digest("tool")
-	stack := release.Stack{ID: digest("stack of " + base), Base: digest(base), Components: []tree.Digest{digest("web")}, Offered: []tree.Digest{tool}}
+	stack := release.Stack{ID: digest("stack of " + base), Base: digest(base), Components: []tree.Digest{digest("web")},
+		Offered: []tree.Digest{tool}}
 	if attached {
-		stack.ID, stack.Components, stack.Offered = digest("stack with the tool of "+base), append(stack.Components, tool), nil
+		stack.ID, stack.Components, stack.Offered = digest("stack with the tool of "+base),
+			append(stack.Components, tool), nil
 	}
 	return hypervisor.Domain{Metadata: hypervisor.Metadata{
-		Stack: stack, Offer: &hypervisor.Offer{Components: []release.Member{{ID: tool, Name: "tool"}}}, Rollout: &hypervisor.Rollout{},
+		Stack: stack, Offer: &hypervisor.Offer{Components: []release.Member{{ID: tool, Name: "tool"}}},
+		Rollout: &hypervisor.Rollout{},
 	}}
 }
 
@@ -48,10 +51,13 @@ func TestKeepMove(t *testing.T) {
 		}
 		keepMove(&domain, before, true)
 		got := domain.Metadata.Rollout
-		if (got.Moved == nil) != (c.want == nil) || got.Moved != nil && got.Moved.Base != c.want.Base || (got.Failing == nil) != c.forgets {
+		if (got.Moved == nil) != (c.want == nil) || got.Moved != nil && got.Moved.Base != c.want.Base ||
+			(got.Failing == nil) != c.forgets {
 			t.Errorf("%s: %+v, failing %v", name, got.Moved, got.Failing)
 		}
-		if got.Moved != nil && (!cmp.Equal(got.Moved.Components, []tree.Digest{digest("web")}) || !cmp.Equal(got.Moved.OnDemand, []tree.Digest{digest("tool")})) {
+		if got.Moved != nil &&
+			(!cmp.Equal(got.Moved.Components, []tree.Digest{digest("web")}) ||
+				!cmp.Equal(got.Moved.OnDemand, []tree.Digest{digest("tool")})) {
 			t.Errorf("%s: the way back is %+v", name, got.Moved)
 		}
 		if got.Moved != nil && got.Moved != c.had && (!got.Moved.Off || got.Moved.At.IsZero()) {
@@ -77,10 +83,13 @@ func TestATargetMakesItsStackWhateverIsAttached(t *testing.T) {
 	}
 	other := offering("a", false).Metadata.Stack
 	for name, change := range map[string]func(s *release.Stack){
-		"no component":       func(s *release.Stack) { s.Components = nil },
-		"one more":           func(s *release.Stack) { s.Components = append(s.Components[:1:1], digest("more")) },
-		"nothing on demand":  func(s *release.Stack) { s.Offered = nil },
-		"another preference": func(s *release.Stack) { s.Prefer = []release.Preference{{Path: "/etc/x", Component: "web"}} },
+		"no component":      func(s *release.Stack) { s.Components = nil },
+		"one more":          func(s *release.Stack) { s.Components = append(s.Components[:1:1], digest("more")) },
+		"nothing on demand": func(s *release.Stack) { s.Offered = nil },
+		"another preference": func(s *release.Stack) {
+			s.Prefer = []release.Preference{{Path: "/etc/x",
+				Component: "web"}}
+		},
 	} {
 		stack := other
 		if change(&stack); target.Makes(stack) {

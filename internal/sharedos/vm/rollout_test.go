@@ -21,10 +21,12 @@ import (
 func (w *world) partaking() vm.Spec {
 	spec := w.spec()
 	spec.Refresh = vm.RefreshPolicy{
-		Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART, ByRollout: true, Settle: time.Second, RestartTimeout: time.Minute,
-		RequireChecks: true, KeepFiles: []string{"/etc/motd"}, Purge: true,
-		HealthChecks: []*agentapi.HealthCheck{{Name: "web", Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}, TimeoutMs: 5}},
-		Units:        &agentapi.UnitPolicy{Default: "reload"},
+		Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART, ByRollout: true, Settle: time.Second,
+		RestartTimeout: time.Minute,
+		RequireChecks:  true, KeepFiles: []string{"/etc/motd"}, Purge: true,
+		HealthChecks: []*agentapi.HealthCheck{{Name: "web",
+			Kind: &agentapi.HealthCheck_Unit{Unit: "web.service"}, TimeoutMs: 5}},
+		Units: &agentapi.UnitPolicy{Default: "reload"},
 	}
 	return spec
 }
@@ -45,7 +47,8 @@ func TestADefinitionRecordsHowARolloutMovesTheVM(t *testing.T) {
 	if made.Rollout == nil {
 		t.Fatal("it is not recorded that the VM takes part")
 	}
-	if diff := cmp.Diff(spec.Refresh, made.Rollout.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+	if diff := cmp.Diff(spec.Refresh, made.Rollout.Policy, protocmp.Transform(),
+		cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
 		t.Error(diff)
 	}
 	spec.Refresh.ByRollout = false
@@ -55,7 +58,8 @@ func TestADefinitionRecordsHowARolloutMovesTheVM(t *testing.T) {
 	if w.read(t, spec.Name).Rollout != nil {
 		t.Error("a VM that takes part no more still has the record")
 	}
-	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); !errors.Is(err, vm.ErrNoPart) {
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false,
+		quiet); !errors.Is(err, vm.ErrNoPart) {
 		t.Errorf("move: %v", err)
 	}
 	if _, err := w.fleet.Health(t.Context(), spec.Name); !errors.Is(err, vm.ErrNoPart) {
@@ -72,10 +76,13 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	// Its own update leaves the stack alone, and does the rest.
 	spec.Base, spec.Hostname = w.new, "other"
 	updated, report, err := w.fleet.Update(t.Context(), spec, quiet)
-	if err != nil || report != nil || updated.Spec.Base != w.old || updated.Spec.Hostname != "other" || agent.Refreshes() != 0 {
-		t.Fatalf("own update: %v, report %v, base %s, host name %q, %d refreshes", err, report, updated.Spec.Base, updated.Spec.Hostname, agent.Refreshes())
+	if err != nil || report != nil || updated.Spec.Base != w.old ||
+		updated.Spec.Hostname != "other" || agent.Refreshes() != 0 {
+		t.Fatalf("own update: %v, report %v, base %s, host name %q, %d refreshes", err, report, updated.Spec.Base,
+			updated.Spec.Hostname, agent.Refreshes())
 	}
-	if impact, err := w.fleet.AssessMove(t.Context(), spec.Name, vm.Target{Base: w.new}, nil); err != nil || impact == nil {
+	if impact, err := w.fleet.AssessMove(t.Context(), spec.Name, vm.Target{Base: w.new}, nil); err != nil ||
+		impact == nil {
 		t.Errorf("assessment: %v, %v", impact, err)
 	}
 
@@ -83,7 +90,8 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	if err != nil || moved.Spec.Base != w.new || agent.Stack().Base != w.new {
 		t.Fatalf("move: %v, base %s, guest %s", err, moved.Spec.Base, agent.Stack().Base)
 	}
-	if moved.Rollout.Moved == nil || moved.Rollout.Moved.From.Base != w.old || time.Since(moved.Rollout.Moved.At) > time.Hour {
+	if moved.Rollout.Moved == nil || moved.Rollout.Moved.From.Base != w.old ||
+		time.Since(moved.Rollout.Moved.At) > time.Hour {
 		t.Fatalf("recorded %+v", moved.Rollout.Moved)
 	}
 	inUse, err := w.fleet.InUse(t.Context())
@@ -92,7 +100,8 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	}
 
 	// An update of its own after the move keeps both.
-	if updated, _, err = w.fleet.Update(t.Context(), spec, quiet); err != nil || updated.Spec.Base != w.new || updated.Rollout.Moved == nil {
+	if updated, _, err = w.fleet.Update(t.Context(), spec, quiet); err != nil || updated.Spec.Base != w.new ||
+		updated.Rollout.Moved == nil {
 		t.Errorf("own update after the move: %v, %+v", err, updated)
 	}
 
@@ -103,7 +112,8 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	if !agent.Asked().GetAllowDowngrade() || agent.Asked().GetRequireChecks() {
 		t.Errorf("asked for %v", agent.Asked())
 	}
-	if diff := cmp.Diff(spec.Refresh, taken.Rollout.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+	if diff := cmp.Diff(spec.Refresh, taken.Rollout.Policy, protocmp.Transform(),
+		cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
 		t.Errorf("the policy is another one after it was taken back: %s", diff)
 	}
 	if w.read(t, spec.Name).Rollout.Moved != nil {
@@ -112,7 +122,8 @@ func TestAVMInRolloutsIsMovedByThemAlone(t *testing.T) {
 	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.old}, false, quiet); !errors.Is(err, vm.ErrNotLive) {
+	if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.old}, false,
+		quiet); !errors.Is(err, vm.ErrNotLive) {
 		t.Errorf("an earlier release without asking for it: %v", err)
 	}
 	if err := w.fleet.Passed(t.Context(), spec.Name); err != nil {
@@ -133,7 +144,8 @@ func (w *world) keepsPart(t *testing.T, spec vm.Spec, from tree.Digest) {
 	if now == nil || now.Moved == nil || now.Moved.From.Base != from {
 		t.Fatalf("it takes part as %+v", now)
 	}
-	if diff := cmp.Diff(spec.Refresh, now.Policy, protocmp.Transform(), cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
+	if diff := cmp.Diff(spec.Refresh, now.Policy, protocmp.Transform(),
+		cmp.AllowUnexported(vm.RefreshPolicy{})); diff != "" {
 		t.Errorf("the policy is another one: %s", diff)
 	}
 }
@@ -155,7 +167,8 @@ func TestWhoRebootsOrRefreshesAVMLeavesItsPartInRollouts(t *testing.T) {
 	agent.FallBack(before)
 	found := w.read(t, spec.Name)
 	again := found.Spec
-	again.Refresh = vm.RefreshPolicy{Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART, Settle: time.Minute}.Once(found.Rollout)
+	again.Refresh = vm.RefreshPolicy{Strategy: vm.Live, MaxImpact: agentapi.Level_RESTART,
+		Settle: time.Minute}.Once(found.Rollout)
 	updated, _, err := w.fleet.Update(within(t, time.Minute), again, quiet)
 	if err != nil || updated.Stack.Base != w.new || agent.Asked().GetSettleMs() != time.Minute.Milliseconds() {
 		t.Fatalf("%v, it runs %s, and was asked for %v", err, updated.Stack.Base, agent.Asked())
@@ -166,10 +179,13 @@ func TestWhoRebootsOrRefreshesAVMLeavesItsPartInRollouts(t *testing.T) {
 	}
 }
 
-// A move to the next release before the last one was judged keeps the way back to what was good, and the checks that were.
+// A move to the next release before the last one was judged keeps the way back to what was good,
+// and the checks that were.
 func TestAMoveThatIsNotFinalIsMovedOn(t *testing.T) {
 	w := newWorld(t)
-	third := w.publishAs(t, "debian-13", &release.Manifest{Sequence: 3, Previous: w.new, Layers: []release.Layer{w.putLayer(t, "third", false)}}, "6.12.2")
+	third := w.publishAs(t, "debian-13",
+		&release.Manifest{Sequence: 3, Previous: w.new, Layers: []release.Layer{w.putLayer(t, "third", false)}},
+		"6.12.2")
 	spec := w.partaking()
 	w.create(t, spec)
 	agent := w.agent(t, spec.Name)
@@ -196,7 +212,8 @@ func TestAMoveByAPowerCycleThatFailsIsNone(t *testing.T) {
 	spec.Refresh.Strategy, spec.Refresh.MaxImpact = vm.Reboot, agentapi.Level_REBOOT
 	w.create(t, spec)
 	w.agent(t, spec.Name).RefreshError = "it does not come up"
-	if _, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false, quiet); !errors.Is(err, vm.ErrRolledBack) {
+	if _, _, err := w.fleet.Move(within(t, time.Minute), spec.Name, vm.Target{Base: w.new}, false,
+		quiet); !errors.Is(err, vm.ErrRolledBack) {
 		t.Fatal(err)
 	}
 	if found := w.read(t, spec.Name); found.Spec.Base != w.old || found.Rollout.Moved != nil {
@@ -222,14 +239,16 @@ func TestHealthOfAVMThatCannotBeReached(t *testing.T) {
 	spec := w.partaking()
 	w.create(t, spec)
 	lost := errors.New("the connection to libvirt is lost")
-	for err, silent := range map[error]bool{hypervisor.ErrVSockEnded: true, hypervisor.ErrNotRunning: true, transport.ErrPeerKey: true, lost: false} {
+	for err, silent := range map[error]bool{hypervisor.ErrVSockEnded: true, hypervisor.ErrNotRunning: true,
+		transport.ErrPeerKey: true, lost: false} {
 		w.hypervisor.Fail = func(method, _ string) error {
 			if method == "Dialer" {
 				return err
 			}
 			return nil
 		}
-		if _, got := w.fleet.Health(t.Context(), spec.Name); !errors.Is(got, err) || errors.Is(got, vm.ErrNoAnswer) != silent {
+		if _, got := w.fleet.Health(t.Context(), spec.Name); !errors.Is(got, err) ||
+			errors.Is(got, vm.ErrNoAnswer) != silent {
 			t.Errorf("%v: %v", err, got)
 		}
 	}
@@ -264,7 +283,8 @@ func TestHealthTellsFailedChecksAndAnotherStack(t *testing.T) {
 	}
 	agent.SetUnhealthy("web", "")
 	agent.FallBack(before)
-	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 || failed[0].GetName() != "stack" {
+	if failed, err = w.fleet.Health(t.Context(), spec.Name); err != nil || len(failed) != 1 ||
+		failed[0].GetName() != "stack" {
 		t.Errorf("fallen back: %v, %v", failed, err)
 	}
 	agent.Off()
@@ -286,13 +306,15 @@ func TestAMoveThatWasCutOffIsEnded(t *testing.T) {
 				}
 				return nil
 			}
-			if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err == nil && step != "DetachLayer" {
+			if _, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet); err == nil &&
+				step != "DetachLayer" {
 				t.Fatal("it was not cut off")
 			}
 			w.hypervisor.Fail = nil
 			w.agent(t, spec.Name).SetUnhealthy("web", "since the move") // which must not count as before the move
 			moved, _, err := w.fleet.Move(t.Context(), spec.Name, vm.Target{Base: w.new}, false, quiet)
-			if err != nil || moved.Stack.Base != w.new || moved.Spec.Base != w.new || moved.Rollout.Moved == nil || moved.Rollout.Moved.From.Base != w.old {
+			if err != nil || moved.Stack.Base != w.new || moved.Spec.Base != w.new || moved.Rollout.Moved == nil ||
+				moved.Rollout.Moved.From.Base != w.old {
 				t.Fatalf("moved %+v, %v", moved, err)
 			}
 			failed, err := w.fleet.Health(t.Context(), spec.Name)

@@ -23,9 +23,12 @@ import (
 // putList stores the contents list of a tree with these files below /usr.
 func (w *world) putList(t *testing.T, files map[string]string) release.Blob {
 	t.Helper()
-	entries := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755}, {Path: "usr", Type: tree.Directory, Mode: 0o755}}
+	entries := []tree.Entry{{Path: tree.Root, Type: tree.Directory, Mode: 0o755},
+		{Path: "usr", Type: tree.Directory, Mode: 0o755}}
 	for name, text := range files {
-		entries = append(entries, tree.Entry{Path: "usr/" + name, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)), Digest: tree.Sum([]byte(text))})
+		entries = append(entries,
+			tree.Entry{Path: "usr/" + name, Type: tree.Regular, Mode: 0o644, Size: int64(len(text)),
+				Digest: tree.Sum([]byte(text))})
 	}
 	slices.SortFunc(entries, func(a, b tree.Entry) int { return tree.Compare(a.Path, b.Path) })
 	var list bytes.Buffer
@@ -42,7 +45,8 @@ func (w *world) putList(t *testing.T, files map[string]string) release.Blob {
 // withFiles publishes a base whose contents list is one.
 func (w *world) withFiles(t *testing.T, sequence uint64, kernel string, files map[string]string) tree.Digest {
 	t.Helper()
-	m := &release.Manifest{Name: "listed", Sequence: sequence, Layers: []release.Layer{w.putLayer(t, "listed "+kernel, false)}}
+	m := &release.Manifest{Name: "listed", Sequence: sequence,
+		Layers: []release.Layer{w.putLayer(t, "listed "+kernel, false)}}
 	if sequence > 1 {
 		m.Previous = tree.Sum([]byte("some"))
 	}
@@ -64,12 +68,15 @@ func (w *world) sign(t *testing.T, m *release.Manifest, _ tree.Digest) tree.Dige
 }
 
 // component publishes a component of a base release. Its tree has the files.
-func (w *world) component(t *testing.T, on tree.Digest, name string, sequence uint64, files map[string]string) tree.Digest {
+func (w *world) component(t *testing.T, on tree.Digest, name string, sequence uint64,
+	files map[string]string) tree.Digest {
 	t.Helper()
 	m := &release.Manifest{
-		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: sequence, BuiltOn: on, Architecture: "amd64", OS: "Debian",
-		Layers: []release.Layer{w.putLayer(t, name+" "+strings.Repeat("i", int(sequence))+on.Hex(), true)}, Contents: w.putList(t, files),
-		Users: map[string]uint32{"root": 0}, Groups: map[string]uint32{"root": 0},
+		Schema: release.Schema, Kind: release.Component, Name: name, Sequence: sequence, BuiltOn: on,
+		Architecture: "amd64", OS: "Debian",
+		Layers:   []release.Layer{w.putLayer(t, name+" "+strings.Repeat("i", int(sequence))+on.Hex(), true)},
+		Contents: w.putList(t, files),
+		Users:    map[string]uint32{"root": 0}, Groups: map[string]uint32{"root": 0},
 	}
 	if sequence > 1 {
 		m.Previous = tree.Sum([]byte("some"))
@@ -103,12 +110,14 @@ func TestReleasesThatDoNotMakeAStackAreRefused(t *testing.T) {
 		"a component as the base":             {postgres, nil, compose.ErrKind},
 		"a component of another base release": {other, []tree.Digest{postgres}, compose.ErrBuiltOn},
 		"two that write one package database": {base, []tree.Digest{postgres, redis}, compose.ErrConflict},
-		"more components than a VM can have":  {base, slices.Repeat([]tree.Digest{postgres}, release.MaxComponents+1), compose.ErrTooMany},
+		"more components than a VM can have": {base,
+			slices.Repeat([]tree.Digest{postgres}, release.MaxComponents+1), compose.ErrTooMany},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := w.spec()
 			spec.Base, spec.Components = test.base, test.components
-			if _, err := w.fleet.Check(t.Context(), spec, true); !errors.Is(err, test.want) || !errors.Is(err, compose.ErrStack) {
+			if _, err := w.fleet.Check(t.Context(), spec, true); !errors.Is(err, test.want) ||
+				!errors.Is(err, compose.ErrStack) {
 				t.Errorf("checked: %v, want %v", err, test.want)
 			}
 			if _, err := w.fleet.Create(within(t, time.Minute), spec, quiet); !errors.Is(err, test.want) {
@@ -129,7 +138,8 @@ func TestAVMRunsABaseAndTwoComponentsAsOneStack(t *testing.T) {
 		w.component(t, base, "one", 1, with("one", "1")), w.component(t, base, "two", 1, with("two", "2")),
 	}
 	made := w.create(t, spec)
-	if made.Stack.ID.IsZero() || !made.Stack.Same(made.Configured) || len(made.Stack.Layers) != 3 || len(made.Stack.Components) != 2 {
+	if made.Stack.ID.IsZero() || !made.Stack.Same(made.Configured) || len(made.Stack.Layers) != 3 ||
+		len(made.Stack.Components) != 2 {
 		t.Fatalf("it runs %+v", made.Stack)
 	}
 	// Off goes a component, live.
@@ -138,7 +148,8 @@ func TestAVMRunsABaseAndTwoComponentsAsOneStack(t *testing.T) {
 		t.Fatalf("assessed %v, %v", impact, err)
 	}
 	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-	if err != nil || !report.GetCommitted() || !slices.Equal(updated.Stack.Components, spec.Components) || updated.Stack.ID == made.Stack.ID {
+	if err != nil || !report.GetCommitted() || !slices.Equal(updated.Stack.Components, spec.Components) ||
+		updated.Stack.ID == made.Stack.ID {
 		t.Fatalf("updated %+v, %v, %v", updated, report, err)
 	}
 	if asked := w.agent(t, spec.Name).Asked().GetTarget(); len(asked.GetTo()) == 0 || len(asked.GetFrom()) == 0 {
@@ -156,7 +167,8 @@ func TestAChangeOfComponentsAloneIsAChangeOfTheStack(t *testing.T) {
 			spec := w.spec()
 			spec.Base = base
 			made := w.create(t, spec)
-			w.agent(t, spec.Name).Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
+			w.agent(t, spec.Name).Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT,
+				Reasons: []string{"the dynamic loader differs"}}
 			spec.Components = []tree.Digest{w.component(t, base, "one", 1, with("one", "1"))}
 			spec.Refresh = vm.RefreshPolicy{Strategy: strategy, MaxImpact: agentapi.Level_REBOOT}
 			updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
@@ -164,8 +176,10 @@ func TestAChangeOfComponentsAloneIsAChangeOfTheStack(t *testing.T) {
 				t.Fatal(err)
 			}
 			moved := strategy == vm.Reboot
-			if updated.AwaitsPowerCycle == moved || updated.Stack.Same(updated.Configured) != moved || updated.Stack.Same(made.Stack) == moved {
-				t.Errorf("it awaits a power cycle: %v; it runs %+v, and is to run %+v", updated.AwaitsPowerCycle, updated.Stack, updated.Configured)
+			if updated.AwaitsPowerCycle == moved || updated.Stack.Same(updated.Configured) != moved ||
+				updated.Stack.Same(made.Stack) == moved {
+				t.Errorf("it awaits a power cycle: %v; it runs %+v, and is to run %+v", updated.AwaitsPowerCycle,
+					updated.Stack, updated.Configured)
 			}
 		})
 	}
@@ -180,12 +194,14 @@ func TestAMoveThatNeedsMoreLayersThanAVMCanHaveFailsThePlan(t *testing.T) {
 		}
 	}
 	base := w.publish(t, w.fleet.Key, &release.Manifest{Name: "deep", Sequence: 1, Layers: layers[0]}, "6.12.1")
-	next := w.publish(t, w.fleet.Key, &release.Manifest{Name: "deep", Sequence: 2, Previous: base, Layers: layers[1]}, "6.12.2")
+	next := w.publish(t, w.fleet.Key,
+		&release.Manifest{Name: "deep", Sequence: 2, Previous: base, Layers: layers[1]}, "6.12.2")
 	spec := w.spec()
 	spec.Base = base
 	w.create(t, spec)
 	spec.Base = next
-	if _, err := w.fleet.Assess(t.Context(), spec); !errors.Is(err, vm.ErrNotLive) || !strings.Contains(err.Error(), "26 layers") {
+	if _, err := w.fleet.Assess(t.Context(), spec); !errors.Is(err, vm.ErrNotLive) ||
+		!strings.Contains(err.Error(), "26 layers") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -246,7 +262,8 @@ func lastVersion(t *testing.T, name string) *world {
 func TestAVMOfTheLastVersionIsMovedByItsNextRefresh(t *testing.T) {
 	w := lastVersion(t, "running")
 	now, err := w.fleet.Read(t.Context(), "web-a")
-	if err != nil || !now.Answered || now.Stack.Base != w.old || !now.Stack.ID.IsZero() || !now.Stack.Same(now.Configured) || now.AwaitsPowerCycle {
+	if err != nil || !now.Answered || now.Stack.Base != w.old || !now.Stack.ID.IsZero() ||
+		!now.Stack.Same(now.Configured) || now.AwaitsPowerCycle {
 		t.Fatalf("it is %+v, %v", now, err)
 	}
 	spec := w.spec()
@@ -259,7 +276,8 @@ func TestAVMOfTheLastVersionIsMovedByItsNextRefresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !report.GetCommitted() || updated.Agent.GetBootId() != now.Agent.GetBootId() || updated.Stack.Base != w.new || updated.Stack.ID.IsZero() {
+	if !report.GetCommitted() || updated.Agent.GetBootId() != now.Agent.GetBootId() || updated.Stack.Base != w.new ||
+		updated.Stack.ID.IsZero() {
 		t.Errorf("it is %+v, and reports %v", updated, report)
 	}
 	domain, _, err := w.hypervisor.Lookup(t.Context(), "web-a")

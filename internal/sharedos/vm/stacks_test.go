@@ -41,7 +41,8 @@ func TestAStackIsComposedByOneOfThoseThatNeedIt(t *testing.T) {
 	}
 	// Another combination does not wait for this one.
 	other := []tree.Digest{two[1], two[0]}
-	if _, err := s.get(t.Context(), recipe{components: other}, func() (*composed, error) { return &composed{}, nil }); err != nil {
+	if _, err := s.get(t.Context(), recipe{components: other},
+		func() (*composed, error) { return &composed{}, nil }); err != nil {
 		t.Error(err)
 	}
 	failed := errors.New("failed")
@@ -49,7 +50,8 @@ func TestAStackIsComposedByOneOfThoseThatNeedIt(t *testing.T) {
 	<-begun // the other one tries it itself
 	release <- nil
 	all.Wait()
-	if first, second := <-results, <-results; !errors.Is(errors.Join(first, second), failed) || first != nil && second != nil {
+	if first, second := <-results,
+		<-results; !errors.Is(errors.Join(first, second), failed) || first != nil && second != nil {
 		t.Errorf("%v, %v: one is to fail, and the other to succeed", first, second)
 	}
 	if _, err := s.get(t.Context(), recipe{components: two}, nil); err != nil || composing.Load() != 2 {

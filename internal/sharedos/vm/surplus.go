@@ -19,7 +19,8 @@ type SurplusLayer struct {
 }
 
 // surplusLayers asks the agent which surplus layers are still in use. Nothing is changed.
-func (f *Fleet) surplusLayers(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain, status *agentapi.StatusResponse) ([]SurplusLayer, error) {
+func (f *Fleet) surplusLayers(ctx context.Context, agent *transport.Agent, domain hypervisor.Domain,
+	status *agentapi.StatusResponse) ([]SurplusLayer, error) {
 	surplus, err := f.surplus(ctx, domain, status)
 	if err != nil || len(surplus) == 0 {
 		return nil, err
@@ -54,7 +55,8 @@ func (f *Fleet) surplusLayers(ctx context.Context, agent *transport.Agent, domai
 }
 
 // surplus lists the layers that are attached and that neither the definition nor the running stack has.
-func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse) ([]string, error) {
+func (f *Fleet) surplus(ctx context.Context, domain hypervisor.Domain,
+	status *agentapi.StatusResponse) ([]string, error) {
 	running, err := agentapi.ParseStack(status.GetStack())
 	if err != nil {
 		return nil, fmt.Errorf("its agent names a stack that is none: %w", err)

@@ -32,9 +32,10 @@ func (f *Fleet) Update(ctx context.Context, spec Spec, progress Progress) (*VM, 
 	return updated, report, nil
 }
 
-// change carries a change of a VM out, and deletes what the VM no longer refers to afterwards. await waits for what comes after the guest
-// has taken on its configuration.
-func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryOut func() (*agentapi.Report, float64, error),
+// change carries a change of a VM out, and deletes what the VM no longer refers to afterwards.
+// await waits for what comes after the guest has taken on its configuration.
+func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress,
+	carryOut func() (*agentapi.Report, float64, error),
 	await func() error,
 ) (*VM, *agentapi.Report, error) {
 	f.garbage.begin()
@@ -74,13 +75,15 @@ func (f *Fleet) change(ctx context.Context, spec Spec, progress Progress, carryO
 }
 
 // update carries an update out. connected gets the interfaces that it has connected to a network while the VM runs.
-func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string, progress Progress) (*agentapi.Report, float64, error) {
+func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string,
+	progress Progress) (*agentapi.Report, float64, error) {
 	domain, state, err := f.find(ctx, spec.Name, spec.UUID)
 	if err != nil {
 		return nil, 0, err
 	}
 	if domain.Name != spec.Name {
-		return nil, 0, fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)", domain.Name, ErrOther, spec.Name)
+		return nil, 0, fmt.Errorf("it is named %q now: %w; rename it back (virsh domrename %[1]s %[3]s)",
+			domain.Name, ErrOther, spec.Name)
 	}
 	// This comes first, so that a VM that cannot be changed in other ways can still be protected or deleted.
 	if domain, err = f.setLifeCycle(ctx, domain, spec.LifeCycle); err != nil {
@@ -108,7 +111,8 @@ func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string, prog
 		return nil, 0, err
 	}
 	if move.PowerCycle() && move.Level > spec.Refresh.MaxImpact {
-		return nil, 0, fmt.Errorf("%w: %s; set refresh.max_impact to \"reboot\" to allow a power-off", ErrImpact, joined(move.Reasons))
+		return nil, 0, fmt.Errorf("%w: %s; set refresh.max_impact to \"reboot\" to allow a power-off",
+			ErrImpact, joined(move.Reasons))
 	}
 	if domain.Metadata.Creating != nil { // who updates a VM has it in state
 		domain.Metadata.Creating = nil
@@ -149,8 +153,8 @@ func (f *Fleet) update(ctx context.Context, spec Spec, connected *[]string, prog
 	return f.updateGuest(ctx, domain, spec, move, progress)
 }
 
-// plan decides what changes a VM from what its definition says to spec. If spec does not know the further disks, it gets those that the
-// VM has, and all of them are left as they are.
+// plan decides what changes a VM from what its definition says to spec. If spec does not know the
+// further disks, it gets those that the VM has, and all of them are left as they are.
 func (f *Fleet) plan(domain hypervisor.Domain, known Spec, spec *Spec) (Move, error) {
 	if spec.Disks == nil {
 		spec.Disks, spec.leaveDisks = known.Disks, true
@@ -172,7 +176,8 @@ func joined(reasons []Reason) string {
 }
 
 // updateGuest updates a VM that keeps running: the guest first, then the definition.
-func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move,
+	progress Progress) (*agentapi.Report, float64, error) {
 	var report *agentapi.Report
 	if move.Guest == GuestRefresh {
 		var err error
@@ -186,7 +191,8 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 			move.Guest = GuestDeferred
 		case errors.As(err, &before) && errors.Is(err, ErrNoAnswer) && before.wanted.Same(domain.Metadata.Stack):
 			// The stack stays the same: whether the guest runs it is for the next update.
-			f.Log.WarnContext(ctx, "the definition changes without the agent, which does not answer", "vm", spec.Name, "error", err)
+			f.Log.WarnContext(ctx, "the definition changes without the agent, which does not answer",
+				"vm", spec.Name, "error", err)
 			move.Guest = GuestNone
 		case err != nil:
 			f.detachUnused(ctx, spec.Name)
@@ -231,8 +237,8 @@ func (f *Fleet) updateGuest(ctx context.Context, domain hypervisor.Domain, spec 
 	return report, 0, nil
 }
 
-// tidyKept detaches what a VM of rollouts does not need any more, and attaches what it lacks. An agent that does not answer is left to
-// the next update.
+// tidyKept detaches what a VM of rollouts does not need any more, and attaches what it lacks. An
+// agent that does not answer is left to the next update.
 func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) error {
 	err := f.unplug(ctx, name, progress)
 	if errors.Is(err, ErrNoAnswer) {
@@ -246,7 +252,8 @@ func (f *Fleet) tidyKept(ctx context.Context, name string, progress Progress) er
 }
 
 // updateDefinition updates a VM that does not keep running.
-func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move, progress Progress) (*agentapi.Report, float64, error) {
+func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move,
+	progress Progress) (*agentapi.Report, float64, error) {
 	if move.PowerCycle() {
 		if err := f.checkDisks(ctx, domain, spec); err != nil {
 			return nil, 0, err
@@ -270,8 +277,8 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 	return f.startTrial(ctx, spec, progress)
 }
 
-// startAgain starts a VM that was powered off for a definition that failed. It does so after an interruption, too, and does not wait for
-// the agent.
+// startAgain starts a VM that was powered off for a definition that failed. It does so after an
+// interruption, too, and does not wait for the agent.
 func (f *Fleet) startAgain(ctx context.Context, name string, progress Progress) error {
 	progress("starting it again: it could not be defined as wanted")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callLimit)
@@ -322,7 +329,8 @@ func (f *Fleet) assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
 }
 
 // assessMove assesses a move, except for the configuration of the guest.
-func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec Spec, move Move) (*agentapi.Impact, error) {
+func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec Spec,
+	move Move) (*agentapi.Impact, error) {
 	switch {
 	case move.Guest != GuestRefresh && (move.PowerCycle() || move.Guest == GuestDeferred):
 		return move.Impact(), nil
@@ -360,7 +368,8 @@ func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec S
 	ctx, cancel := context.WithTimeout(ctx, assessLimit)
 	defer cancel()
 	answer, err := agent.Assess(ctx, &agentapi.AssessRequest{
-		Target: target, Policy: spec.Refresh.Units, Strategy: spec.Refresh.Strategy, HealthChecks: spec.Refresh.HealthChecks,
+		Target: target, Policy: spec.Refresh.Units, Strategy: spec.Refresh.Strategy,
+		HealthChecks: spec.Refresh.HealthChecks,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask its agent: %w", err)
@@ -370,21 +379,26 @@ func (f *Fleet) assessMove(ctx context.Context, domain hypervisor.Domain, spec S
 
 // movable composes the stack that a VM runs, for its agent to compare the wanted one with. It fails with ErrNotLive if
 // no live refresh leads from the one to the other. With back, the wanted one can be earlier.
-func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse, current release.Stack, wanted *composed, back bool) (*composed, error) {
+func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *agentapi.StatusResponse,
+	current release.Stack, wanted *composed, back bool) (*composed, error) {
 	if spoken := max(1, status.GetProtocol()); spoken < agentapi.Protocol {
-		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent, spoken, agentapi.Protocol)
+		return nil, fmt.Errorf("%w: it speaks version %d of the protocol, and this provider version %d", ErrOldAgent,
+			spoken, agentapi.Protocol)
 	}
 	of := recipeOf(current)
 	of.cached = true // a guest names these releases: it must not make the host build
 	from, err := f.stack(ctx, of)
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNoPool) {
-		return nil, fmt.Errorf("%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive, err)
+		return nil, fmt.Errorf(
+			"%w: a release that it runs is gone from the storage pool, so nobody knows what differs: %w", ErrNotLive,
+			err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compose the stack that it runs: %w", err)
 	}
 	if !from.Same(current) {
-		return nil, fmt.Errorf("%w: it runs stack %s, and its releases make stack %s here", ErrNotLive, current.ID, from.ID)
+		return nil, fmt.Errorf("%w: it runs stack %s, and its releases make stack %s here",
+			ErrNotLive, current.ID, from.ID)
 	}
 	if was, is := from.manifest.Base.Name, wanted.manifest.Base.Name; was != is {
 		return nil, fmt.Errorf("%w: it is of base %q, and the VM runs base %q", ErrNotLive, is, was)
@@ -393,7 +407,8 @@ func (f *Fleet) movable(ctx context.Context, domain hypervisor.Domain, status *a
 		return nil, err
 	}
 	if n := len(attachedTogether(domain.Metadata.Offer.LayerIDs(), current, wanted.Stack)); n > release.MaxStackLayers {
-		return nil, fmt.Errorf("%w: both stacks, with what the VM has on demand, have %d layers together, and a VM can have %d attached",
+		return nil, fmt.Errorf(
+			"%w: both stacks, with what the VM has on demand, have %d layers together, and a VM can have %d attached",
 			ErrNotLive, n, release.MaxStackLayers)
 	}
 	return from, nil
@@ -420,7 +435,8 @@ func laterStack(from, wanted *release.StackManifest) error {
 // later checks that one release of a base or component is later than another.
 func later(kind string, now, next release.Member) error {
 	if now.ID != next.ID && next.Sequence <= now.Sequence {
-		return fmt.Errorf("%w: it is release %d of %s %q, and the VM runs release %d", ErrNotLive, next.Sequence, kind, next.Name, now.Sequence)
+		return fmt.Errorf("%w: it is release %d of %s %q, and the VM runs release %d", ErrNotLive, next.Sequence,
+			kind, next.Name, now.Sequence)
 	}
 	return nil
 }
@@ -479,7 +495,8 @@ func (f *Fleet) unplugLayer(ctx context.Context, agent *transport.Agent, name, i
 		return fmt.Errorf("ask it to release layer %s: %w", id, err)
 	}
 	for _, held := range answer.GetHeld() {
-		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer", held.GetId(), "by", held.GetBy())
+		f.Log.InfoContext(ctx, "a layer is still in use in the guest", "vm", name, "layer",
+			held.GetId(), "by", held.GetBy())
 	}
 	if !slices.Contains(answer.GetFree(), id) {
 		return nil

@@ -68,7 +68,8 @@ func TestUpdateThatDoesNotHappenTakesItsLayersBack(t *testing.T) {
 // renewed is a release whose loader differs, so that a running VM takes a soft-reboot at least.
 func (w *world) renewed(t *testing.T, strategy string) vm.Spec {
 	t.Helper()
-	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT, Reasons: []string{"the dynamic loader differs"}}
+	w.agent(t, "web-a").Impact = &agentapi.Impact{Level: agentapi.Level_SOFT_REBOOT,
+		Reasons: []string{"the dynamic loader differs"}}
 	spec := w.spec()
 	spec.Base, spec.Refresh.MaxImpact, spec.Refresh.Strategy = w.new, agentapi.Level_REBOOT, strategy
 	return spec
@@ -87,17 +88,20 @@ func TestUpdateClimbsAsHighAsThePlanTells(t *testing.T) {
 			w := newWorld(t)
 			w.create(t, w.spec())
 			spec := w.renewed(t, strategy)
-			if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != test.level || impact.GetStrategy() != strategy {
+			if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != test.level ||
+				impact.GetStrategy() != strategy {
 				t.Fatalf("assessed %v, %v", impact, err)
 			}
 			updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != test.boots || updated.AwaitsPowerCycle {
+			if updated.Stack.Base != w.new || updated.Spec.Base != w.new || updated.Agent.GetBootId() != test.boots ||
+				updated.AwaitsPowerCycle {
 				t.Errorf("updated %+v", updated)
 			}
-			if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" || report.GetStrategy() != strategy {
+			if !report.GetCommitted() || report.GetRefused() || report.GetError() != "" ||
+				report.GetStrategy() != strategy {
 				t.Errorf("it reports %v", report)
 			}
 			w.mustHavePlugged(t, updated.Stack)
@@ -113,7 +117,8 @@ func TestAStartThatFailsGoesBackToWhatRan(t *testing.T) {
 	made := w.create(t, w.spec())
 	w.agent(t, "web-a").RefreshError = `health check "web": nginx.service is failed`
 	_, report, err := w.fleet.Update(within(t, time.Minute), w.renewed(t, vm.Reboot), quiet)
-	if !errors.Is(err, vm.ErrRolledBack) || !strings.Contains(err.Error(), "nginx.service is failed") || report.GetCommitted() {
+	if !errors.Is(err, vm.ErrRolledBack) ||
+		!strings.Contains(err.Error(), "nginx.service is failed") || report.GetCommitted() {
 		t.Fatalf("%v, %v", err, report)
 	}
 	now, err := w.fleet.Read(t.Context(), "web-a")
@@ -121,7 +126,8 @@ func TestAStartThatFailsGoesBackToWhatRan(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The kernel is what it was, too: the machine was started once more.
-	if now.Stack.Base != w.old || now.Spec.Base != w.old || now.Agent.GetKernel() != made.Stack.Kernel || now.Agent.GetBootId() != "boot-3" {
+	if now.Stack.Base != w.old || now.Spec.Base != w.old || now.Agent.GetKernel() != made.Stack.Kernel ||
+		now.Agent.GetBootId() != "boot-3" {
 		t.Errorf("it is %+v", now)
 	}
 	w.mustHavePlugged(t, made.Stack)
@@ -267,7 +273,8 @@ func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
 	w := newWorld(t)
 	w.create(t, w.spec())
 	spec := w.renewed(t, vm.Live)
-	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil || impact.GetLevel() != agentapi.Level_SOFT_REBOOT || impact.GetStrategy() != vm.NextBoot {
+	if impact, err := w.fleet.Assess(t.Context(), spec); err != nil ||
+		impact.GetLevel() != agentapi.Level_SOFT_REBOOT || impact.GetStrategy() != vm.NextBoot {
 		t.Fatalf("assessed %v, %v", impact, err)
 	}
 	updated, report, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
@@ -277,15 +284,18 @@ func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
 	if updated.Stack.Base != w.old || updated.Spec.Base != w.new || updated.Agent.GetBootId() != "boot-1" {
 		t.Errorf("updated %+v", updated)
 	}
-	if !updated.AwaitsPowerCycle || updated.Configured.Base != w.new || updated.Configured.ID.IsZero() || !report.GetRefused() {
-		t.Errorf("it awaits a power cycle: %v, for %+v, and reports %v", updated.AwaitsPowerCycle, updated.Configured, report)
+	if !updated.AwaitsPowerCycle || updated.Configured.Base != w.new ||
+		updated.Configured.ID.IsZero() || !report.GetRefused() {
+		t.Errorf("it awaits a power cycle: %v, for %+v, and reports %v", updated.AwaitsPowerCycle,
+			updated.Configured, report)
 	}
 	spec.Running = false
 	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil {
 		t.Fatal(err)
 	}
 	spec.Running = true
-	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Stack.Base != w.new || updated.AwaitsPowerCycle {
+	if updated, _, err = w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil ||
+		updated.Stack.Base != w.new || updated.AwaitsPowerCycle {
 		t.Errorf("at the next start: %+v, %v", updated, err)
 	}
 }
@@ -293,7 +303,9 @@ func TestWhatTheStrategyDoesNotReachWaitsForTheNextStart(t *testing.T) {
 func TestARunningVMIsNotMovedWhereNoLiveRefreshLeads(t *testing.T) {
 	for name, target := range map[string]func(w *world) tree.Digest{
 		"another base": func(w *world) tree.Digest {
-			return w.publishAs(t, "debian-12", &release.Manifest{Sequence: 1, Layers: []release.Layer{w.putLayer(t, "another full layer", false)}}, "6.1.0")
+			return w.publishAs(t, "debian-12",
+				&release.Manifest{Sequence: 1, Layers: []release.Layer{w.putLayer(t, "another full layer", false)}},
+				"6.1.0")
 		},
 		"an earlier release": func(w *world) tree.Digest { return w.old },
 	} {
@@ -313,7 +325,8 @@ func TestARunningVMIsNotMovedWhereNoLiveRefreshLeads(t *testing.T) {
 				t.Error("a refresh was started")
 			}
 			spec.Refresh.Strategy = "next_boot"
-			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Spec.Base != spec.Base {
+			if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil ||
+				updated.Spec.Base != spec.Base {
 				t.Errorf("for the next start: %+v, %v", updated, err)
 			}
 			if now := w.agent(t, "web-a").Stack(); now.Base != w.new {
@@ -468,7 +481,8 @@ func TestHostNameAndKeysReachARunningGuest(t *testing.T) {
 	}
 	w.guests.Silence("web-a", false)
 	updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-	if err != nil || updated.Spec.Hostname != "other" || !slices.Equal(updated.Spec.AuthorizedKeys, spec.AuthorizedKeys) {
+	if err != nil || updated.Spec.Hostname != "other" ||
+		!slices.Equal(updated.Spec.AuthorizedKeys, spec.AuthorizedKeys) {
 		t.Fatalf("updated %+v, %v", updated, err)
 	}
 	agent, err := w.guests.Agent("web-a")
@@ -476,7 +490,8 @@ func TestHostNameAndKeysReachARunningGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	given := agent.Identified()
-	if len(given) != 1 || given[0].GetHostname() != "other" || !slices.Equal(given[0].GetAuthorizedKeys(), spec.AuthorizedKeys) {
+	if len(given) != 1 || given[0].GetHostname() != "other" ||
+		!slices.Equal(given[0].GetAuthorizedKeys(), spec.AuthorizedKeys) {
 		t.Errorf("the guest was given %v", given)
 	}
 	if updated.Agent.GetBootId() != "boot-1" {
@@ -534,9 +549,11 @@ func TestAHostNameThatAHealthCheckDoesNotLikeIsTakenBack(t *testing.T) {
 	}
 	spec := w.spec()
 	spec.Hostname = "other"
-	spec.Refresh.HealthChecks, spec.Refresh.Settle = []*agentapi.HealthCheck{{Name: "web"}, {Name: "bad"}}, time.Millisecond
+	spec.Refresh.HealthChecks, spec.Refresh.Settle = []*agentapi.HealthCheck{{Name: "web"}, {Name: "bad"}},
+		time.Millisecond
 	_, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet)
-	if !errors.Is(err, vm.ErrTakenBack) || !strings.Contains(err.Error(), "web: refused") || strings.Contains(err.Error(), "bad: refused") {
+	if !errors.Is(err, vm.ErrTakenBack) || !strings.Contains(err.Error(), "web: refused") ||
+		strings.Contains(err.Error(), "bad: refused") {
 		t.Errorf("got %v", err)
 	}
 	given := agent.Identified()

@@ -41,8 +41,8 @@ var (
 	ErrImpact = errors.New("the impact is larger than max_impact allows")
 	// ErrRefused means that the agent refused a refresh before anything changed: the target does not verify.
 	ErrRefused = errors.New("the VM refused the refresh and runs what it ran before")
-	// ErrChecks means that the agent refused a refresh before anything changed, because a health check failed and all are
-	// required.
+	// ErrChecks means that the agent refused a refresh before anything changed, because a health
+	// check failed and all are required.
 	ErrChecks = errors.New("health checks fail before the refresh")
 	// ErrNotLive means that a running VM cannot be moved to the release, whatever it may interrupt: it is of another
 	// base, or earlier than the one that runs. The next start can run it.
@@ -70,15 +70,15 @@ type Spec struct {
 	Components []tree.Digest
 	// Prefer is sorted by path. It says which component a path is of that several have with different content.
 	Prefer []release.Preference
-	// OnDemand are components that the VM attaches by itself when they are used. Attached are the names of those that are
-	// attached: as the agent says if it can be asked, and otherwise as they are given here.
+	// OnDemand are components that the VM attaches by itself when they are used. Attached are the names of
+	// those that are attached: as the agent says if it can be asked, and otherwise as they are given here.
 	OnDemand []tree.Digest
 	Attached []string
 	// DetachUsed detaches what was attached by use.
 	DetachUsed bool
 	VCPUs      int
-	// MaxVCPUs and MaxMemory are how many processors and bytes of memory the VM can have while it runs; 0 if it has the same
-	// until it is powered off.
+	// MaxVCPUs and MaxMemory are how many processors and bytes of memory the VM can have while it
+	// runs; 0 if it has the same until it is powered off.
 	MaxVCPUs  int
 	MaxMemory int64
 	// Memory and DiskSize in bytes.
@@ -90,8 +90,9 @@ type Spec struct {
 	Interfaces map[string]hypervisor.Interface
 	// Hardware is everything else that the VM has.
 	Hardware hypervisor.Hardware `json:",omitzero"`
-	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves them as they are: data is lost only
-	// where it was said that a disk is to go. leaveDisks is true if it was nil: a disk that is not in Disks stays, too.
+	// Disks are further disks by the names that the user gave them. If it is nil, an update leaves
+	// them as they are: data is lost only where it was said that a disk is to go. leaveDisks is
+	// true if it was nil: a disk that is not in Disks stays, too.
 	Disks      map[string]Disk
 	leaveDisks bool
 	// leaveInterfaces is true if Interfaces are those of the definition, and an update changes none in the running VM.
@@ -99,8 +100,8 @@ type Spec struct {
 
 	Running   bool
 	LifeCycle LifeCycle
-	// Configuration is what is configured of the guest; nil if it is not known, in what was read from a VM. Given is the id of
-	// what the guest was given last, for a Spec without Configuration.
+	// Configuration is what is configured of the guest; nil if it is not known, in what was read
+	// from a VM. Given is the id of what the guest was given last, for a Spec without Configuration.
 	Configuration *guestconfig.Document
 	Given         string `json:",omitempty"`
 	// Secrets are the contents of the secret files of Configuration. Only an apply has them.
@@ -156,7 +157,8 @@ type RefreshPolicy struct {
 	recorded *RefreshPolicy
 }
 
-// Once returns the policy for one move of a VM that somebody asks for. How the VM takes part in rollouts stays as it is.
+// Once returns the policy for one move of a VM that somebody asks for. How the VM takes part in
+// rollouts stays as it is.
 func (p RefreshPolicy) Once(now *Participation) RefreshPolicy {
 	p.ByRollout = false
 	if now != nil {
@@ -181,8 +183,8 @@ type VM struct {
 	Agent    *agentapi.StatusResponse
 	// Unreachable is true if the VM has a network interface, and its agent says that it has no address.
 	Unreachable bool
-	// Addresses are those of each interface, as the agent says; nil while it is not known which the VM has. A VM that is off
-	// has interfaces without addresses.
+	// Addresses are those of each interface, as the agent says; nil while it is not known which the
+	// VM has. A VM that is off has interfaces without addresses.
 	Addresses map[string][]netip.Addr
 	// Pool is the storage pool of the private disk.
 	Pool string
@@ -204,7 +206,8 @@ type VM struct {
 	OtherAgent string
 	// ReadySeconds is the time from the domain's start to the agent's first answer; 0 if the VM was not started.
 	ReadySeconds float64
-	// Unrecorded is true if the VM was made, and nobody has said yet that it is in Terraform's state (Interface.Recorded).
+	// Unrecorded is true if the VM was made, and nobody has said yet that it is in Terraform's
+	// state (Interface.Recorded).
 	Unrecorded bool
 	// Rollout says how the VM takes part in rollouts; nil if it does not.
 	Rollout *Participation
@@ -227,33 +230,36 @@ type Interface interface {
 	// Create makes the VM, and starts it and waits for its agent if it is to run. ErrExists if a VM of the name
 	// exists under another UUID.
 	Create(ctx context.Context, spec Spec, progress Progress) (*VM, error)
-	// Interrupted returns the UUID of a VM of the name whose creation was interrupted because its process was killed, so that Create
-	// can continue it; "" if there is none. A VM that was made, but may not have got into Terraform's state, counts only if it was made
-	// from the same workspace (store.ThisWorkspace). ErrCreating if the process still runs.
+	// Interrupted returns the UUID of a VM of the name whose creation was interrupted because its
+	// process was killed, so that Create can continue it; "" if there is none. A VM that was made,
+	// but may not have got into Terraform's state, counts only if it was made from the same
+	// workspace (store.ThisWorkspace). ErrCreating if the process still runs.
 	Interrupted(ctx context.Context, name string) (uuid string, err error)
-	// Recorded says that a VM that was made is in Terraform's state. From then on, Interrupted does not return it. It does nothing to
-	// a VM that does not await that (VM.Unrecorded), and to one that does not exist.
+	// Recorded says that a VM that was made is in Terraform's state. From then on, Interrupted does not return
+	// it. It does nothing to a VM that does not await that (VM.Unrecorded), and to one that does not exist.
 	Recorded(ctx context.Context, uuid string) error
-	// Find returns the present name of the VM with a UUID: somebody may have renamed it. ErrNotFound only if libvirt said that
-	// neither the UUID nor the name exists; ErrOther if the name belongs to another domain. If the UUID is "", the name counts.
+	// Find returns the present name of the VM with a UUID: somebody may have renamed it.
+	// ErrNotFound only if libvirt said that neither the UUID nor the name exists; ErrOther if the
+	// name belongs to another domain. If the UUID is "", the name counts.
 	Find(ctx context.Context, name, uuid string) (string, error)
 	// Check composes the stack of spec and changes nothing. The error matches compose.ErrStack if
 	// its releases do not make one, and store.ErrNotFound if one of them is not published yet.
 	// If a joining layer has to be built first and build is false, it matches publish.ErrNotCached.
 	Check(ctx context.Context, spec Spec, build bool) (Checked, error)
-	// Preflight returns why a VM cannot be made or changed as wanted, as far as the host shows it now. It changes nothing.
+	// Preflight returns why a VM cannot be made or changed as wanted, as far as the host shows it
+	// now. It changes nothing.
 	Preflight(ctx context.Context, question Question) ([]Problem, error)
 	// Read returns the VM as it is; ErrNotFound only if libvirt said so. An agent that does not answer is no
 	// error: Answered is false.
 	Read(ctx context.Context, name string) (*VM, error)
-	// List reads all VMs of the pool at once, sorted by name. libvirt is asked for its domains once. An agent that does not answer
-	// delays no other one.
+	// List reads all VMs of the pool at once, sorted by name. libvirt is asked for its domains
+	// once. An agent that does not answer delays no other one.
 	List(ctx context.Context) ([]Listed, error)
 	// Dial connects to a port of a running VM's vsock. hypervisor.ErrNotRunning if the VM is off.
 	Dial(ctx context.Context, uuid string, port uint32) (net.Conn, error)
-	// Reboot powers a running VM off and starts it, with the stack, the kernel and the hardware in its definition.
-	// hypervisor.ErrNotRunning if the VM does not run. If the stack does not come up, the VM runs the one from before. ErrNotReady if
-	// the VM is not ready in time.
+	// Reboot powers a running VM off and starts it, with the stack, the kernel and the hardware in
+	// its definition. hypervisor.ErrNotRunning if the VM does not run. If the stack does not come
+	// up, the VM runs the one from before. ErrNotReady if the VM is not ready in time.
 	Reboot(ctx context.Context, uuid string, ready Readiness, progress Progress) (*VM, error)
 	// Update makes the VM as spec says. If that moves it to another stack and it runs, it is refreshed, and the
 	// report says what was interrupted; ErrImpact and ErrRolledBack say that it runs what it ran. What lies above the
@@ -262,24 +268,25 @@ type Interface interface {
 	// Assess tells what a refresh to the stack of spec would interrupt; nil if nothing changes or the VM is off.
 	// ErrNotLive if no live refresh can lead to it.
 	Assess(ctx context.Context, spec Spec) (*agentapi.Impact, error)
-	// Move moves a VM that takes part in rollouts to another stack, by the policy that its definition records, as Update does. With
-	// back the stack can be an earlier one, and a health check that fails before does not prevent it. ErrNoPart if the VM does
-	// not take part.
+	// Move moves a VM that takes part in rollouts to another stack, by the policy that its
+	// definition records, as Update does. With back the stack can be an earlier one, and a health
+	// check that fails before does not prevent it. ErrNoPart if the VM does not take part.
 	Move(ctx context.Context, name string, to Target, back bool, progress Progress) (*VM, *agentapi.Report, error)
 	// AssessMove tells what Move would interrupt, as Assess does. A policy other than the recorded one can be given.
 	AssessMove(ctx context.Context, name string, to Target, policy *RefreshPolicy) (*agentapi.Impact, error)
 	// Passed records that the last move of a VM by a rollout is final: it is not taken back any more.
 	Passed(ctx context.Context, name string) error
-	// Health makes the health checks of a VM that takes part in rollouts once, and returns those that fail. Those that failed before
-	// its last move are left out until that has passed. That it runs another stack than its definition says counts as one. ErrNoAnswer if its agent does not answer.
+	// Health makes the health checks of a VM that takes part in rollouts once, and returns those that
+	// fail. Those that failed before its last move are left out until that has passed. That it runs
+	// another stack than its definition says counts as one. ErrNoAnswer if its agent does not answer.
 	Health(ctx context.Context, name string) ([]*agentapi.FailedCheck, error)
 	// SetLifeCycle changes the life cycle of a VM and nothing else. Its guest is not asked. ErrOther if the UUID is
 	// another.
 	SetLifeCycle(ctx context.Context, name, uuid string, want LifeCycle) error
-	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what it ran.
-	// One that is gone already is no error; ErrProtected if the VM is protected, and ErrOther if the name belongs to a VM of another
-	// UUID, in which cases nothing is touched; ErrNotCollected if the VM is deleted, and volumes that it used are not; ErrLeft if a
-	// volume that may be somebody else's was not deleted with it.
+	// Delete ends and removes the VM, its private disk and its console log, and what nothing else needs of what
+	// it ran. One that is gone already is no error; ErrProtected if the VM is protected, and ErrOther if the name
+	// belongs to a VM of another UUID, in which cases nothing is touched; ErrNotCollected if the VM is deleted,
+	// and volumes that it used are not; ErrLeft if a volume that may be somebody else's was not deleted with it.
 	Delete(ctx context.Context, name, uuid string, progress Progress) error
 	// InUse names the VMs, running or not, by the releases that they refer to.
 	InUse(ctx context.Context) (map[tree.Digest][]string, error)

@@ -25,11 +25,13 @@ const (
 	demandedCommand = "uuidgen"
 )
 
-// installed prints whether the package of the component on demand is installed. dpkg may know it by others that suggest it.
-const installed = "dpkg-query -W -f '${db:Status-Abbrev}' " + demandedPackage + " 2>/dev/null | grep -q ^ii && printf 'installed ' || printf 'gone '"
+// installed prints whether the package of the component on demand is installed. dpkg may know it by
+// others that suggest it.
+const installed = "dpkg-query -W -f '${db:Status-Abbrev}' " + demandedPackage +
+	" 2>/dev/null | grep -q ^ii && printf 'installed ' || printf 'gone '"
 
-// componentConfiguration is added to the example: components, and the VMs with them while attach or offer is true. Terraform
-// merges a file whose name ends in _override.tf into the resources that it names.
+// componentConfiguration is added to the example: components, and the VMs with them while attach or offer
+// is true. Terraform merges a file whose name ends in _override.tf into the resources that it names.
 var componentConfiguration = map[string]string{
 	"component.tf": `
 variable "attach" { type = bool }
@@ -81,7 +83,8 @@ func (d *demo) components(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changes := slices.DeleteFunc(slices.Clone(p.Changes), func(c workspace.Change) bool { return c.Is("no-op") || c.Is("read") })
+	changes := slices.DeleteFunc(slices.Clone(p.Changes),
+		func(c workspace.Change) bool { return c.Is("no-op") || c.Is("read") })
 	d.out.claim(len(changes) == 0, "the next plan leaves it as it is", "%d changes", len(changes))
 	d.out.title("Apply 5: it is not offered any more, and goes")
 	if err := d.offer(ctx, false); err != nil {
@@ -120,7 +123,9 @@ func (d *demo) offer(ctx context.Context, offered bool) error {
 			return err
 		}
 		want := map[bool]string{true: "gone  there", false: "gone  not there"}[offered]
-		d.out.claim(strings.TrimSpace(said) == want, w.name+" has "+map[bool]string{true: "its commands, and not the package", false: "nothing of it left"}[offered],
+		d.out.claim(strings.TrimSpace(said) == want,
+			w.name+" has "+map[bool]string{true: "its commands, and not the package",
+				false: "nothing of it left"}[offered],
 			"package, command: %s", strings.TrimSpace(said))
 	}
 	return nil
@@ -144,16 +149,20 @@ func (d *demo) use(ctx context.Context, name string) error {
 	}
 	first := time.Since(began)
 	w.stop()
-	after, err := d.ask(ctx, name, installed+"; sharedos component list | awk '$1 == \""+demanded+"\" { printf $2 }'; dpkg --audit; apt-get -q check >/dev/null && echo ' true'", nil)
+	after, err := d.ask(ctx, name,
+		installed+"; sharedos component list | awk '$1 == \""+demanded+
+			"\" { printf $2 }'; dpkg --audit; apt-get -q check >/dev/null && echo ' true'", nil)
 	if err != nil {
 		return err
 	}
 	out := d.out
 	out.print("\n  %s\n", name)
-	out.claim(len(strings.TrimSpace(printed)) == len("01234567-0123-0123-0123-0123456789ab"), name+"'s command of a component that was not attached answers",
+	out.claim(len(strings.TrimSpace(printed)) == len("01234567-0123-0123-0123-0123456789ab"),
+		name+"'s command of a component that was not attached answers",
 		"%s after %.1f s", strings.TrimSpace(printed), first.Seconds())
 	said := strings.TrimSpace(before) + ", then " + strings.TrimSpace(after)
-	out.claim(said == "gone, then installed yes true", name+" has the component since then, and its package database is whole", "%s", said)
+	out.claim(said == "gone, then installed yes true",
+		name+" has the component since then, and its package database is whole", "%s", said)
 	for _, p := range w.probes {
 		d.judge(name, p, nil)
 	}
@@ -201,7 +210,8 @@ func (d *demo) moved(ctx context.Context, w *watched, after *vm.VM, attach bool)
 	report, out := after.Agent.GetLast(), d.out
 	out.print("\n  %s\n", w.name)
 	out.fact("own disk", "grew by %s", size(after.DiskAllocated-w.before.DiskAllocated))
-	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted", "boot id %s", after.Agent.GetBootId())
+	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted",
+		"boot id %s", after.Agent.GetBootId())
 	out.claim(len(after.Surplus) == 0, w.name+" has no layer that it does not need", "%d", len(after.Surplus))
 	for _, p := range w.probes {
 		d.judge(w.name, p, report)
@@ -215,12 +225,14 @@ redis-cli ping 2>/dev/null || echo gone`, componentPackage, componentUnit), nil)
 		return err
 	}
 	said = strings.TrimSpace(said)
-	what := map[bool]string{true: w.name + " has the component, and it serves", false: w.name + " has nothing of the component left"}
+	what := map[bool]string{true: w.name + " has the component, and it serves",
+		false: w.name + " has nothing of the component left"}
 	out.claim(said == answers[attach], what[attach], "package, unit, answer: %s", said)
 	checked, err := d.ask(ctx, w.name, `dpkg --audit && apt-get -q check >/dev/null && echo true`, nil)
 	if err != nil {
 		return err
 	}
-	out.claim(strings.TrimSpace(checked) == "true", w.name+"'s package database is whole", "%s", strings.TrimSpace(checked))
+	out.claim(strings.TrimSpace(checked) == "true", w.name+"'s package database is whole", "%s",
+		strings.TrimSpace(checked))
 	return nil
 }

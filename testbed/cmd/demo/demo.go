@@ -38,7 +38,8 @@ func newDemo(ctx context.Context, s settings, bed *testbed.Testbed, dir string, 
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool"), happened: map[string]outcome{}}
+	d := &demo{out: out, bed: bed, dir: dir, count: s.vms, pool: filepath.Join(dir, "pool"),
+		happened: map[string]outcome{}}
 	if d.key, err = guest.NewKey(); err != nil {
 		return nil, err
 	}
@@ -139,7 +140,8 @@ func (d *demo) resources(ctx context.Context) (baseValues, map[string]vmValues, 
 		}
 	}
 	if bases != 1 || len(vms) == 0 {
-		return base, nil, fmt.Errorf("%d bases and %d VMs are in Terraform's state; the demo is about one base and some VMs", bases, len(vms))
+		return base, nil, fmt.Errorf(
+			"%d bases and %d VMs are in Terraform's state; the demo is about one base and some VMs", bases, len(vms))
 	}
 	d.vms = d.vms[:0]
 	for name := range vms {

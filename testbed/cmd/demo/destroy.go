@@ -64,7 +64,8 @@ func (d *demo) destroy(ctx context.Context) error {
 		return err
 	}
 	d.out.claim(len(domains) == 0, "no domain is left", "%d", len(domains))
-	d.out.claim(len(volumes) == 0 && len(pools) == 0, "no volume and no storage pool is left", "%d volumes, pools: %s", len(volumes), list(pools))
+	d.out.claim(len(volumes) == 0 && len(pools) == 0, "no volume and no storage pool is left", "%d volumes, pools: %s",
+		len(volumes), list(pools))
 	d.out.claim(len(files) == 0, "no file is left", "%s", list(files))
 	d.out.claim(len(guests) == 0, "no process is left", "%s", list(guests))
 	return nil

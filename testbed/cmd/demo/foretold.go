@@ -13,7 +13,8 @@ import (
 
 // outcome is what a plan says that it does to a VM, or what its apply did.
 type outcome struct {
-	// stack is the id of the stack that the VM runs afterwards, and level the impact; "unknown" if the plan does not say.
+	// stack is the id of the stack that the VM runs afterwards, and level the impact; "unknown" if
+	// the plan does not say.
 	stack, level string
 	// units are those that are restarted or reloaded, sorted.
 	units []string
@@ -89,7 +90,8 @@ func (r *report) table(foretold, happened map[string]outcome) {
 			r.print("  %-12s %-10s %-34s %s%s\n", name, row.what, printable(row.said), printable(row.did), mark)
 		}
 	}
-	r.claim(len(differ) == 0 && len(names) > 0, "what the plan foretold is what happened", "%d VMs, different: %s", len(names), list(differ))
+	r.claim(len(differ) == 0 && len(names) > 0, "what the plan foretold is what happened", "%d VMs, different: %s",
+		len(names), list(differ))
 }
 
 // shortID shortens "sha256:<64 hex>" to the first 12 digits.

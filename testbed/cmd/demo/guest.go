@@ -44,8 +44,8 @@ func (d *demo) ask(ctx context.Context, name, command string, stdin []byte) (str
 	}
 }
 
-// inspect compares a VM with the release that it is to run, by what the VM's own programs say: the package database, the files
-// that the patch changed, and what the running processes were started from and map.
+// inspect compares a VM with the release that it is to run, by what the VM's own programs say: the package
+// database, the files that the patch changed, and what the running processes were started from and map.
 func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error {
 	manifest, err := d.host.Publisher.Get(ctx, base)
 	if err != nil {
@@ -56,7 +56,8 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 		return err
 	}
 	wrong := otherPackages(manifest.Packages, listed)
-	d.out.claim(len(wrong) == 0, w.name+"'s dpkg lists the packages of the release", "%d packages; others: %s", len(manifest.Packages), few(wrong))
+	d.out.claim(len(wrong) == 0, w.name+"'s dpkg lists the packages of the release", "%d packages; others: %s",
+		len(manifest.Packages), few(wrong))
 
 	changed, err := d.changedFiles(ctx, w.before.Stack.Base, base)
 	if err != nil {
@@ -71,7 +72,8 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 		return err
 	}
 	wrong = otherFiles(changed, files)
-	d.out.claim(len(wrong) == 0, w.name+"'s files have the release's owners, modes and sizes", "%d changed files; others: %s", len(changed), few(wrong))
+	d.out.claim(len(wrong) == 0, w.name+"'s files have the release's owners, modes and sizes",
+		"%d changed files; others: %s", len(changed), few(wrong))
 
 	code := map[string]tree.Digest{}
 	for _, e := range changed {
@@ -98,12 +100,14 @@ func (d *demo) inspect(ctx context.Context, w *watched, base tree.Digest) error 
 		return err
 	}
 	wrong, same, told := otherCode(uses, code, sums, now.Agent.GetRemaining())
-	d.out.claim(len(wrong) == 0 && same > 0, w.name+"'s /proc shows the release's code, or an old one that the VM reports",
+	d.out.claim(len(wrong) == 0 && same > 0,
+		w.name+"'s /proc shows the release's code, or an old one that the VM reports",
 		"%d uses of %d changed programs and libraries, %d reported; others: %s", same, len(code), told, few(wrong))
 	return nil
 }
 
-// changedFiles returns the regular files of /usr that a release adds to an earlier one or changes, without the kernel's.
+// changedFiles returns the regular files of /usr that a release adds to an earlier one or changes,
+// without the kernel's.
 func (d *demo) changedFiles(ctx context.Context, before, after tree.Digest) ([]tree.Entry, error) {
 	old, err := d.contents(ctx, before)
 	if err != nil {
@@ -115,7 +119,8 @@ func (d *demo) changedFiles(ctx context.Context, before, after tree.Digest) ([]t
 	}
 	var changed []tree.Entry
 	err = release.DiffContents(old, is, func(name string, _, new *tree.Entry) error {
-		if new != nil && new.Type == tree.Regular && strings.HasPrefix(name, "usr/") && !strings.HasPrefix(name, "usr/lib/modules/") {
+		if new != nil && new.Type == tree.Regular && strings.HasPrefix(name, "usr/") &&
+			!strings.HasPrefix(name, "usr/lib/modules/") {
 			changed = append(changed, *new)
 		}
 		return nil
@@ -162,8 +167,9 @@ func otherFiles(files []tree.Entry, listed string) (wrong []string) {
 	return wrong
 }
 
-// mappedCode reads a listing of /proc/<pid>/exe and /proc/<pid>/map_files. It returns the links to changed code, one for each
-// process and file, with the path of the file. The kernel shows files of a /usr that was swapped out without the "/usr".
+// mappedCode reads a listing of /proc/<pid>/exe and /proc/<pid>/map_files. It returns the links to
+// changed code, one for each process and file, with the path of the file. The kernel shows files of
+// a /usr that was swapped out without the "/usr".
 func mappedCode(listed string, code map[string]tree.Digest) map[string]string {
 	uses := map[string]string{}
 	seen := map[string]bool{}
@@ -197,7 +203,8 @@ func mappedCode(listed string, code map[string]tree.Digest) map[string]string {
 // otherCode compares uses with lines "digest  link" of sha256sum(1). A process that has ended has no line. remaining
 // are the processes that the VM reports to run old code ("unit pid path"): told counts what they use, and wrong lists
 // what others do.
-func otherCode(uses map[string]string, code map[string]tree.Digest, sums string, remaining []string) (wrong []string, same, told int) {
+func otherCode(uses map[string]string, code map[string]tree.Digest, sums string,
+	remaining []string) (wrong []string, same, told int) {
 	reported := map[string]bool{}
 	for _, line := range remaining {
 		if fields := strings.Fields(line); len(fields) > 1 {

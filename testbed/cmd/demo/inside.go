@@ -42,7 +42,8 @@ func (d *demo) changedCode(ctx context.Context, before, after tree.Digest) ([]tr
 
 // isCode reports whether processes map a file of /usr to run it.
 func isCode(e tree.Entry) bool {
-	return strings.Contains(path.Base(e.Path), ".so") || strings.Contains(e.Path, "/bin/") || strings.Contains(e.Path, "/sbin/")
+	return strings.Contains(path.Base(e.Path), ".so") || strings.Contains(e.Path, "/bin/") ||
+		strings.Contains(e.Path, "/sbin/")
 }
 
 func (d *demo) contents(ctx context.Context, id tree.Digest) (io.Reader, error) {

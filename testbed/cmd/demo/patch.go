@@ -119,7 +119,8 @@ func (w *watched) stop() {
 
 func (d *demo) describeChange(base baseValues) {
 	c := base.Change
-	d.out.claim(c != nil && c.Changed > 0 && len(c.Packages) > 0, "the patch is real", "release %d of the base", base.Sequence)
+	d.out.claim(c != nil && c.Changed > 0 && len(c.Packages) > 0, "the patch is real",
+		"release %d of the base", base.Sequence)
 	if c == nil {
 		return
 	}
@@ -127,7 +128,8 @@ func (d *demo) describeChange(base baseValues) {
 	for _, name := range slices.Sorted(maps.Keys(c.Packages)) {
 		d.out.fact("", "%s %s", name, c.Packages[name])
 	}
-	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed, size(c.AddedBytes+c.ChangedBytes))
+	d.out.fact("files", "%d changed, %d added, %d removed: %s", c.Changed, c.Added, c.Removed,
+		size(c.AddedBytes+c.ChangedBytes))
 	d.out.fact("delta layer", "%s, stored once for every VM", size(c.LayerBytes))
 }
 
@@ -152,7 +154,8 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 		size(after.DiskAllocated-w.before.DiskAllocated))
 	var restarted []string
 	for _, r := range report.GetRestarts() {
-		text := fmt.Sprintf("%s (%s, %.2f s)", r.GetUnit(), strings.ToLower(r.GetLevel().String()), float64(r.GetInterruptionUs())/1e6)
+		text := fmt.Sprintf("%s (%s, %.2f s)", r.GetUnit(), strings.ToLower(r.GetLevel().String()),
+			float64(r.GetInterruptionUs())/1e6)
 		if r.GetError() != "" {
 			text += " FAILED: " + r.GetError()
 		}
@@ -161,11 +164,14 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 	out.fact("units restarted", "%s", list(restarted))
 	out.fact("units left alone", "%s", list(report.GetImpact().GetUnaffected()))
 	out.fact("units on the old /usr, unaffected", "%s", list(report.GetPinned()))
-	out.fact("/etc", "%d carried; conflicts, where the local file won: %s", report.GetEtcCarried(), list(report.GetConflicts()))
+	out.fact("/etc", "%d carried; conflicts, where the local file won: %s", report.GetEtcCarried(),
+		list(report.GetConflicts()))
 	out.fact("waits for power-off, start", "%s", list(after.Agent.GetPending()))
-	out.claim(report.GetCommitted() && report.GetError() == "" && after.Stack.Base == base, w.name+" runs the patched release",
+	out.claim(report.GetCommitted() && report.GetError() == "" && after.Stack.Base == base,
+		w.name+" runs the patched release",
 		"%s, generation %d", short(after.Stack.Base), after.Agent.GetGeneration())
-	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted", "boot id %s", after.Agent.GetBootId())
+	out.claim(after.Agent.GetBootId() == w.before.Agent.GetBootId(), w.name+" was not rebooted",
+		"boot id %s", after.Agent.GetBootId())
 	out.claim(len(report.GetRemaining()) == 0, w.name+" runs no old code", "still old: %s", list(report.GetRemaining()))
 	for _, p := range w.probes {
 		d.judge(w.name, p, report)
@@ -182,8 +188,10 @@ func (d *demo) patched(ctx context.Context, w *watched, base tree.Digest) error 
 // judge prints what the client saw of a service. One that the refresh left alone must not have failed once; one that
 // was restarted must have come back.
 func (d *demo) judge(name string, p *probed, report *agentapi.Report) {
-	restarted := slices.ContainsFunc(report.GetRestarts(), func(r *agentapi.UnitRestart) bool { return r.GetUnit() == p.unit })
-	seen := fmt.Sprintf("%d requests, %d failed, longest gap %d ms", p.seen.Requests, p.seen.Failures, p.seen.LongestGap.Milliseconds())
+	restarted := slices.ContainsFunc(report.GetRestarts(),
+		func(r *agentapi.UnitRestart) bool { return r.GetUnit() == p.unit })
+	seen := fmt.Sprintf("%d requests, %d failed, longest gap %d ms", p.seen.Requests, p.seen.Failures,
+		p.seen.LongestGap.Milliseconds())
 	if restarted {
 		d.out.claim(p.seen.Requests > p.seen.Failures, name+" served "+p.service+" but for its restart", "%s", seen)
 		return
@@ -203,7 +211,8 @@ func (d *demo) kernelIsPending(ctx context.Context, w *watched, after *vm.VM, ba
 	says := slices.ContainsFunc(after.Agent.GetPending(), func(text string) bool {
 		return strings.Contains(text, manifest.Kernel.Release)
 	})
-	d.out.claim(says, w.name+" says that the new kernel waits", "runs %s, has %s", after.Agent.GetKernel(), manifest.Kernel.Release)
+	d.out.claim(says, w.name+" says that the new kernel waits", "runs %s, has %s",
+		after.Agent.GetKernel(), manifest.Kernel.Release)
 	return nil
 }
 

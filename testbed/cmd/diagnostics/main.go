@@ -1,8 +1,9 @@
-// Command diagnostics prints a page of the documentation with every diagnostic of the provider: what it says, the cause, and what to do.
+// Command diagnostics prints a page of the documentation with every diagnostic of the provider:
+// what it says, the cause, and what to do.
 //
-// It reads them from the source: summaries and details from calls in package provider, and causes from the errors that packages declare and
-// their comments. What to do about a cause is what package provider says of it (nextStep, or the failures of an operation), or else how the
-// messages with that cause end. So the page cannot differ from the code.
+// It reads them from the source: summaries and details from calls in package provider, and causes from the errors that
+// packages declare and their comments. What to do about a cause is what package provider says of it (nextStep, or the
+// failures of an operation), or else how the messages with that cause end. So the page cannot differ from the code.
 package main
 
 import (
@@ -52,17 +53,21 @@ func page(arguments []string) (string, error) {
 	if len(arguments) != 1 {
 		return "", errors.New("usage: diagnostics ROOT")
 	}
-	s := &source{texts: map[string]ast.Expr{}, remedies: map[string]string{}, endings: map[string][]string{}, aliases: map[string]string{}}
+	s := &source{texts: map[string]ast.Expr{}, remedies: map[string]string{}, endings: map[string][]string{},
+		aliases: map[string]string{}}
 	if err := s.read(filepath.Join(arguments[0], "provider"), "internal/sharedos", arguments[0]); err != nil {
 		return "", err
 	}
 	if len(s.causes) == 0 || len(s.said) == 0 || len(s.remedies) == 0 {
-		return "", fmt.Errorf("found %d causes, %d diagnostics and %d remedies", len(s.causes), len(s.said), len(s.remedies))
+		return "", fmt.Errorf("found %d causes, %d diagnostics and %d remedies", len(s.causes),
+			len(s.said), len(s.remedies))
 	}
 	var b strings.Builder
 	b.WriteString(head)
-	b.WriteString("## Causes\n\nThe text of a cause is in the second part of a diagnostic, after what was being done.\n\n| the diagnostic says | which means that | what to do |\n|---|---|---|\n")
-	slices.SortFunc(s.causes, func(a, b cause) int { return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.name, b.name)) })
+	b.WriteString(
+		"## Causes\n\nThe text of a cause is in the second part of a diagnostic, after what was being done.\n\n| the diagnostic says | which means that | what to do |\n|---|---|---|\n")
+	slices.SortFunc(s.causes,
+		func(a, b cause) int { return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.name, b.name)) })
 	for _, one := range s.causes {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", cell(one.text), cell(one.means), cell(s.whatToDo(one.name)))
 	}
@@ -99,7 +104,8 @@ type source struct {
 	said   []diagnostic
 	// texts are the constants of package provider.
 	texts map[string]ast.Expr
-	// remedies are what package provider says to do, and endings how messages end that wrap the cause, both by the names of causes.
+	// remedies are what package provider says to do, and endings how messages end that wrap the cause, both by the names
+	// of causes.
 	remedies map[string]string
 	endings  map[string][]string
 	// aliases are causes that are those of other packages: "hypervisor.ErrUnreachable" is "libvirtconn.ErrUnreachable".
@@ -219,7 +225,8 @@ func (s *source) errors(pkg string, declared ast.Decl) {
 			comment = general.Doc.Text()
 		}
 		means := strings.TrimSpace(comment)
-		for _, start := range []string{name + " means that ", name + " is why ", name + " is returned if ", name + " means "} {
+		for _, start := range []string{name + " means that ", name + " is why ",
+			name + " is returned if ", name + " means "} {
 			means = strings.TrimPrefix(means, start)
 		}
 		text := strings.TrimSuffix(verb.ReplaceAllString(s.text(call.Args[0]), "…"), ": …")
@@ -246,7 +253,8 @@ func (s *source) diagnostics(node ast.Node) bool {
 		if strings.Contains(name, "Warning") {
 			kind = "warning"
 		}
-		isOne := slices.Contains([]string{"AddError", "AddWarning", "AddAttributeError", "AddAttributeWarning"}, name) ||
+		isOne := slices.Contains([]string{"AddError", "AddWarning", "AddAttributeError", "AddAttributeWarning"},
+			name) ||
 			strings.HasPrefix(name, "New") && strings.HasSuffix(name, "Diagnostic")
 		if isOne && len(args) == at+2 {
 			if summary := s.text(args[at]); strings.Trim(summary, "… ") != "" && summary != theCause {
@@ -281,7 +289,8 @@ func (s *source) failure(literal *ast.CompositeLit) {
 	if next := fields["next"]; next != "" && next != "…" {
 		detail += " " + next
 	}
-	s.said = append(s.said, diagnostic{"error", strings.ReplaceAll("Unable to "+fields["do"]+" "+fields["object"], "… …", "…"), detail})
+	s.said = append(s.said,
+		diagnostic{"error", strings.ReplaceAll("Unable to "+fields["do"]+" "+fields["object"], "… …", "…"), detail})
 }
 
 // remedy collects a case of nextStep.
@@ -315,8 +324,8 @@ func causesIn(clause *ast.CaseClause) (names []string) {
 	return names
 }
 
-// otherRemedy collects what package provider says to do about a cause outside of nextStep: a case that sets the next step of a failure, and a
-// pair of a cause and a text. nextStep comes first.
+// otherRemedy collects what package provider says to do about a cause outside of nextStep: a case that sets the next step
+// of a failure, and a pair of a cause and a text. nextStep comes first.
 func (s *source) otherRemedy(node ast.Node) bool {
 	note := func(name string, text ast.Expr) {
 		if said := strings.Trim(s.text(text), "… "); said != "" && s.remedies[name] == "" {

@@ -21,12 +21,16 @@ func TestThePageHasWhatTheCodeSays(t *testing.T) {
 		"| there is no such storage pool | libvirt has no such storage pool, so that nothing is in it. It matches ErrNotFound. | If the pool was undefined, ",
 		"| " + vm.ErrProtected.Error() + " | a VM is protected from being deleted. | Nothing was changed. ",
 		"| " + store.ErrShrink.Error() + " | ",
-		// What to do comes from nextStep, also where another package declares the cause; from the failure of an operation; from a table; and
-		// from the end of the messages.
-		"| " + hypervisor.ErrUnreachable.Error() + " | libvirt did not answer. The state of what the call was about is unknown. | Check that libvirt runs",
-		"| " + vm.ErrTakenBack.Error() + " | a guest could not take its configuration on, and is as before. | The guest has the configuration that",
-		"| " + compose.ErrTwice.Error() + " | a component is in the list twice, or in the stack and on demand. | Remove one of the two ",
-		"| " + vm.ErrVolumeGone.Error() + " | the volume of a further disk is not in its storage pool. | Put it back there, or ",
+		// What to do comes from nextStep, also where another package declares the cause; from the
+		// failure of an operation; from a table; and from the end of the messages.
+		"| " + hypervisor.ErrUnreachable.Error() +
+			" | libvirt did not answer. The state of what the call was about is unknown. | Check that libvirt runs",
+		"| " + vm.ErrTakenBack.Error() +
+			" | a guest could not take its configuration on, and is as before. | The guest has the configuration that",
+		"| " + compose.ErrTwice.Error() +
+			" | a component is in the list twice, or in the stack and on demand. | Remove one of the two ",
+		"| " + vm.ErrVolumeGone.Error() +
+			" | the volume of a further disk is not in its storage pool. | Put it back there, or ",
 		// An error of an operation, a warning, and a constant in a text.
 		"| error | Unable to create VM \"…\" | The cause. |",
 		"| warning | VM \"…\" still runs old code | ",

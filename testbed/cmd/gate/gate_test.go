@@ -13,7 +13,8 @@ import (
 
 func TestPackagesAreSortedByWhatTheirTestsImport(t *testing.T) {
 	sets := sortPackages(strings.Join([]string{
-		testbedPath + " testing", testbedPath + "/faults testing " + testbedPath + "/guest", testbedPath + "/matrix testing",
+		testbedPath + " testing", testbedPath + "/faults testing " + testbedPath + "/guest",
+		testbedPath + "/matrix testing",
 		module + "/internal/sharedos/store context " + testbedPath, module + "/provider testing",
 	}, "\n"))
 	for _, c := range []struct {
@@ -29,33 +30,40 @@ func TestPackagesAreSortedByWhatTheirTestsImport(t *testing.T) {
 		}
 	}
 	all := commands(sets, false, true)
-	if guests := all[0]; len(guests) != 1 || !slices.Contains(guests[0], testbedPath+"/faults") || slices.Contains(guests[0], "-race") {
+	if guests := all[0]; len(guests) != 1 || !slices.Contains(guests[0], testbedPath+"/faults") ||
+		slices.Contains(guests[0], "-race") {
 		t.Errorf("guests: %q", guests)
 	}
-	if others := all[1]; len(others) != 1 || !slices.Contains(others[0], module+"/internal/sharedos/store") || !slices.Contains(others[0], "-race") ||
+	if others := all[1]; len(others) != 1 || !slices.Contains(others[0], module+"/internal/sharedos/store") ||
+		!slices.Contains(others[0], "-race") ||
 		slices.Contains(others[0], testbedPath) {
 		t.Errorf("others: %q", others)
 	}
 	unit := commands(sets, true, false)
-	if len(unit[0]) > 0 || len(unit[1]) != 1 || slices.Contains(unit[1][0], module+"/internal/sharedos/store") || slices.Contains(unit[1][0], "-race") {
+	if len(unit[0]) > 0 || len(unit[1]) != 1 || slices.Contains(unit[1][0], module+"/internal/sharedos/store") ||
+		slices.Contains(unit[1][0], "-race") {
 		t.Errorf("unit tests: %q", unit)
 	}
 }
 
 func TestLargeTestsRunOnceAndWithoutTheRaceDetector(t *testing.T) {
-	const refresh, source, other = module + "/guestagent/refresh", module + "/internal/sharedos/source", module + "/provider"
+	const refresh, source, other = module + "/guestagent/refresh",
+		module + "/internal/sharedos/source", module + "/provider"
 	sets := packageSets{others: []string{refresh, source, other}}
 	var names [][]string
 	for _, command := range commands(sets, false, true)[1] {
 		race := slices.Contains(command, "-race")
 		skips := slices.ContainsFunc(command, func(word string) bool { return word == "-skip="+large[refresh] })
-		names = append(names, append([]string{fmt.Sprint(race, skips)}, slices.DeleteFunc(command, func(word string) bool { return !strings.HasPrefix(word, module) })...))
+		names = append(names,
+			append([]string{fmt.Sprint(race, skips)},
+				slices.DeleteFunc(command, func(word string) bool { return !strings.HasPrefix(word, module) })...))
 	}
 	want := [][]string{{"true false", other}, {"true true", refresh}, {"false false", refresh, source}}
 	if fmt.Sprint(names) != fmt.Sprint(want) {
 		t.Errorf("got %q, want %q", names, want)
 	}
-	if got := commands(sets, false, false)[1]; len(got) != 1 || slices.Contains(got[0], "-race") || slices.ContainsFunc(got[0], func(word string) bool { return strings.HasPrefix(word, "-skip") }) {
+	if got := commands(sets, false, false)[1]; len(got) != 1 || slices.Contains(got[0], "-race") ||
+		slices.ContainsFunc(got[0], func(word string) bool { return strings.HasPrefix(word, "-skip") }) {
 		t.Errorf("without the race detector: %q", got)
 	}
 }
@@ -94,9 +102,12 @@ func TestPackagesThatTakeLongBeginFirst(t *testing.T) {
 func TestTheSummaryShowsTimeWithoutWaitingAndWhatGuestsCost(t *testing.T) {
 	var s summary
 	for _, line := range []string{
-		`{"Action":"attr","Package":"` + testbedPath + `/faults","Test":"TestA","Key":"sharedos.waited-for-slots","Value":"1m40s"}`,
-		`{"Action":"attr","Package":"` + testbedPath + `/faults","Test":"TestA/sub","Key":"sharedos.guest-starts","Value":"3"}`,
-		`{"Action":"attr","Package":"` + testbedPath + `/faults","Test":"TestA/sub","Key":"sharedos.guests-ran","Value":"1m5s"}`,
+		`{"Action":"attr","Package":"` + testbedPath +
+			`/faults","Test":"TestA","Key":"sharedos.waited-for-slots","Value":"1m40s"}`,
+		`{"Action":"attr","Package":"` + testbedPath +
+			`/faults","Test":"TestA/sub","Key":"sharedos.guest-starts","Value":"3"}`,
+		`{"Action":"attr","Package":"` + testbedPath +
+			`/faults","Test":"TestA/sub","Key":"sharedos.guests-ran","Value":"1m5s"}`,
 		`{"Action":"pass","Package":"` + testbedPath + `/faults","Test":"TestA/sub","Elapsed":170}`,
 		`{"Action":"pass","Package":"` + testbedPath + `/faults","Test":"TestA","Elapsed":180.2}`,
 		`{"Action":"fail","Package":"` + module + `/provider","Test":"TestB","Elapsed":90}`,
@@ -144,7 +155,8 @@ func TestWholeLinesAreMerged(t *testing.T) {
 		}
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) != 200 || slices.ContainsFunc(lines, func(l string) bool { return strings.Trim(l, l[:1]) != "" || len(l) != 5000 }) {
+	if len(lines) != 200 ||
+		slices.ContainsFunc(lines, func(l string) bool { return strings.Trim(l, l[:1]) != "" || len(l) != 5000 }) {
 		t.Errorf("%d lines, or torn ones", len(lines))
 	}
 }

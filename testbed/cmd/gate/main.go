@@ -91,8 +91,8 @@ func run() (int, error) {
 	return code, errors.Join(err, readErr, writeErr)
 }
 
-// packageSets are the packages to test: those whose tests boot guests, those that use a real libvirt without guests, and
-// all others.
+// packageSets are the packages to test: those whose tests boot guests, those that use a real
+// libvirt without guests, and all others.
 type packageSets struct{ guests, libvirt, others []string }
 
 const (
@@ -170,7 +170,8 @@ func commands(packages packageSets, unit, race bool) [2][][]string {
 	if !unit {
 		others = append(others, packages.libvirt...)
 		if len(packages.guests) > 0 {
-			both[0] = [][]string{slices.Concat(goTest(guestsTimeout), []string{"-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests)}
+			both[0] = [][]string{slices.Concat(goTest(guestsTimeout),
+				[]string{"-parallel=8", "-p=" + strconv.Itoa(len(packages.guests))}, packages.guests)}
 		}
 	}
 	test := slices.Concat([]string{"nice", "-n", othersNice}, goTest(othersTimeout))

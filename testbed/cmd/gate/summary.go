@@ -97,10 +97,12 @@ func (s *summary) table(wall time.Duration) string {
 	// A strings.Builder takes every write.
 	_, _ = fmt.Fprintln(w, "\nSLOWEST TESTS\tSECONDS\tWAITED FOR A SLOT\tGUESTS\tTHEIR SECONDS")
 	for _, cost := range all[:min(len(all), shownTests)] {
-		_, _ = fmt.Fprintf(w, "%s %s\t%.0f\t%.0f\t%d\t%.0f\n", cost.pkg, cost.name, cost.net().Seconds(), cost.waited.Seconds(), cost.starts, cost.ran.Seconds())
+		_, _ = fmt.Fprintf(w, "%s %s\t%.0f\t%.0f\t%d\t%.0f\n", cost.pkg, cost.name, cost.net().Seconds(),
+			cost.waited.Seconds(), cost.starts, cost.ran.Seconds())
 	}
 	_ = w.Flush()
-	_, _ = fmt.Fprintf(&text, "Guests: %d started, %.0f seconds in %d slots. All tests: %.0f seconds.\n", total.starts, total.ran.Seconds(), testbed.GuestSlots, wall.Seconds())
+	_, _ = fmt.Fprintf(&text, "Guests: %d started, %.0f seconds in %d slots. All tests: %.0f seconds.\n", total.starts,
+		total.ran.Seconds(), testbed.GuestSlots, wall.Seconds())
 	return text.String()
 }
 

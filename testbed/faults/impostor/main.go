@@ -1,5 +1,5 @@
-// Command impostor takes the place of the agent in a guest, with the agent's key and port, and misbehaves. Each connection gets the
-// next of the ways that the arguments name, and all further connections get the last one.
+// Command impostor takes the place of the agent in a guest, with the agent's key and port, and misbehaves. Each
+// connection gets the next of the ways that the arguments name, and all further connections get the last one.
 //
 //	impostor KEY OPERATOR WAY...
 //
@@ -58,8 +58,8 @@ var ways = map[string]func(conn *tls.Conn) error{
 	},
 }
 
-// frame is a ttrpc response to the first call: a header with length, stream, type and flags, and the payload. The length may be
-// wrong.
+// frame is a ttrpc response to the first call: a header with length, stream, type and flags, and
+// the payload. The length may be wrong.
 func frame(length uint32, payload []byte) []byte {
 	header := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, length), 1)
 	return append(append(header, 2, 0), payload...)

@@ -1,5 +1,5 @@
-// Package agenttest has an agent without a guest, for tests of the host's side. It speaks the same RPC over the same TLS
-// as a real agent, and is as strict about digests, signatures and callers.
+// Package agenttest has an agent without a guest, for tests of the host's side. It speaks the same
+// RPC over the same TLS as a real agent, and is as strict about digests, signatures and callers.
 package agenttest
 
 import (
@@ -25,8 +25,8 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Agent is the agent of one guest. Its key and its committed stack survive reboots, as on a private disk. Set the exported
-// fields before Boot.
+// Agent is the agent of one guest. Its key and its committed stack survive reboots, as on a private
+// disk. Set the exported fields before Boot.
 type Agent struct {
 	// Impact is the answer to an assessment; nil stands for level NONE.
 	Impact *agentapi.Impact
@@ -94,8 +94,8 @@ type Agent struct {
 	refreshes  int
 	// refused is the reason why a new agent did not take over, and refusedDigest is that agent's digest.
 	refused, refusedDigest string
-	// diskSize is the size to which the private disk was grown while the guest ran, fileSystem that of its file system, both
-	// in bytes.
+	// diskSize is the size to which the private disk was grown while the guest ran, fileSystem that
+	// of its file system, both in bytes.
 	diskSize, fileSystem int64
 	asked                *agentapi.RefreshRequest
 	questions            []*agentapi.StatusRequest
@@ -142,8 +142,10 @@ func (a *Agent) Boot(config []byte, layers []tree.Digest) error {
 	for _, id := range layers {
 		a.attached[id.String()] = true
 	}
-	// A new stack in the configuration wins over the committed one, and so does one that detaches what was attached by use.
-	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) || a.detaches != boot.Detaches {
+	// A new stack in the configuration wins over the committed one, and so does one that detaches
+	// what was attached by use.
+	if a.committed == nil || !a.has(*a.committed) || a.given == nil || !a.given.Same(boot.Stack) ||
+		a.detaches != boot.Detaches {
 		a.committed = &boot.Stack
 	}
 	a.given, a.detaches = &boot.Stack, boot.Detaches
@@ -341,7 +343,8 @@ func (a *Agent) Status(_ context.Context, question *agentapi.StatusRequest) (*ag
 		SystemState: "running", ReadySeconds: 1, Generation: a.generation, Protocol: agentapi.Protocol,
 	}
 	if a.Binary != nil {
-		answer.AgentDigest, answer.AgentRefused, answer.RefusedAgentDigest = tree.Sum(a.Binary).String(), a.refused, a.refusedDigest
+		answer.AgentDigest, answer.AgentRefused, answer.RefusedAgentDigest = tree.Sum(a.Binary).String(),
+			a.refused, a.refusedDigest
 	}
 	if a.old() {
 		// An agent of the last version knows no ids of stacks.
@@ -387,11 +390,12 @@ func (a *Agent) Questions() []*agentapi.StatusRequest {
 	return slices.Clone(a.questions)
 }
 
-// climb chooses the rung like a real agent: a level above RESTART needs a soft-reboot, and another kernel the highest rung
-// that the strategy allows.
+// climb chooses the rung like a real agent: a level above RESTART needs a soft-reboot, and another
+// kernel the highest rung that the strategy allows.
 func (a *Agent) climb(strategy string, to release.Stack) (rung string, level agentapi.Level) {
 	rungs := []string{"live", "soft_reboot", "kexec", "reboot"}
-	levels := []agentapi.Level{a.impact().GetLevel(), agentapi.Level_SOFT_REBOOT, agentapi.Level_KEXEC, agentapi.Level_REBOOT}
+	levels := []agentapi.Level{a.impact().GetLevel(), agentapi.Level_SOFT_REBOOT,
+		agentapi.Level_KEXEC, agentapi.Level_REBOOT}
 	highest, needed := max(0, slices.Index(rungs, strategy)), 0
 	if a.impact().GetLevel() > agentapi.Level_RESTART {
 		needed = 1
@@ -416,7 +420,8 @@ func (a *Agent) told(rung string, level agentapi.Level) *agentapi.Impact {
 func (a *Agent) end() {
 	rung, level := a.climb(a.asked.GetStrategy(), *a.inFlight)
 	a.last = &agentapi.Report{
-		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true, Impact: a.told(rung, level), Strategy: rung,
+		From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(*a.inFlight), Done: true,
+		Impact: a.told(rung, level), Strategy: rung,
 		Error: a.RefreshError, State: agentapi.State_ROLLING_BACK,
 		Timings: []*agentapi.Timing{{Step: "assess", Micros: 1500}},
 	}
@@ -432,7 +437,8 @@ func (a *Agent) end() {
 		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and %v is allowed", level, allowed)
 		a.last.Refusal = agentapi.Refusal_REFUSAL_IMPACT
 	case rung == "next_boot":
-		a.last.Refused, a.last.Error = true, fmt.Sprintf("it needs %v, and the strategy is %s", level, a.asked.GetStrategy())
+		a.last.Refused, a.last.Error = true,
+			fmt.Sprintf("it needs %v, and the strategy is %s", level, a.asked.GetStrategy())
 		a.last.Refusal = agentapi.Refusal_REFUSAL_STRATEGY
 	case rung == "reboot":
 		a.last.Done, a.last.Error, a.last.State = false, "", agentapi.State_STARTING
@@ -443,7 +449,8 @@ func (a *Agent) end() {
 	default:
 		a.last.Timings = append(a.last.Timings, &agentapi.Timing{Step: "swap", Micros: 250})
 		for _, unit := range a.impact().GetUnits() {
-			a.last.Restarts = append(a.last.Restarts, &agentapi.UnitRestart{Unit: unit.GetUnit(), Level: unit.GetLevel(), InterruptionUs: 12500})
+			a.last.Restarts = append(a.last.Restarts,
+				&agentapi.UnitRestart{Unit: unit.GetUnit(), Level: unit.GetLevel(), InterruptionUs: 12500})
 		}
 		if a.RefreshError != "" {
 			break
@@ -522,7 +529,8 @@ func (a *Agent) target(target *agentapi.Target, downgrade bool) (release.Stack, 
 		return stack, status.Errorf(codes.FailedPrecondition, "the VM runs %s, not %s", a.committed.Base, compared.Base)
 	}
 	if next.Base.Name != now.Base.Name || next.Architecture != now.Architecture {
-		return stack, status.Errorf(codes.InvalidArgument, "it is of base %q, this VM runs %q", next.Base.Name, now.Base.Name)
+		return stack, status.Errorf(codes.InvalidArgument, "it is of base %q, this VM runs %q",
+			next.Base.Name, now.Base.Name)
 	}
 	if downgrade {
 		return stack, nil
@@ -542,7 +550,8 @@ func (a *Agent) target(target *agentapi.Target, downgrade bool) (release.Stack, 
 
 func inOrder(was, is release.Member) error {
 	if is.Sequence < was.Sequence || is.Sequence == was.Sequence && is.ID != was.ID {
-		return status.Errorf(codes.InvalidArgument, "release %d of %q comes after %d", is.Sequence, is.Name, was.Sequence)
+		return status.Errorf(codes.InvalidArgument, "release %d of %q comes after %d",
+			is.Sequence, is.Name, was.Sequence)
 	}
 	return nil
 }
@@ -596,14 +605,16 @@ func (a *Agent) Refresh(_ context.Context, request *agentapi.RefreshRequest) (*a
 		a.refusal, a.refusalCode = "a layer of the target is not attached", agentapi.Refusal_REFUSAL_SYSTEM
 	}
 	a.inFlight, a.left, a.allowed = &wanted, a.Polls, request.GetMaxImpact()
-	a.last = &agentapi.Report{From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(wanted), State: agentapi.State_IDLE}
+	a.last = &agentapi.Report{From: agentapi.NewStack(*a.committed), To: agentapi.NewStack(wanted),
+		State: agentapi.State_IDLE}
 	a.refreshes++
 	a.asked = request
 	return &agentapi.RefreshResponse{Started: true}, nil
 }
 
 // ReleaseLayers implements agentapi.AgentService.
-func (a *Agent) ReleaseLayers(_ context.Context, request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
+func (a *Agent) ReleaseLayers(_ context.Context,
+	request *agentapi.ReleaseLayersRequest) (*agentapi.ReleaseLayersResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	answer := &agentapi.ReleaseLayersResponse{}

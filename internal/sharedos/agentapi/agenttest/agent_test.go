@@ -30,7 +30,8 @@ func TestFakeKeepsTheContract(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}}, nil)
+		stack, _, err := compose.Compose(compose.Parts{Base: release.Identified{ID: release.ID(encoded), Manifest: m}},
+			nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,6 +70,7 @@ func TestFakeKeepsTheContract(t *testing.T) {
 	}
 	t.Cleanup(agent.Off)
 	agenttest.Contract(t, agenttest.Subject{
-		Dialer: agent, Operator: operator, Current: current, Next: next, Contents: [][]byte{[]byte(lists[0]), []byte(lists[1])},
+		Dialer: agent, Operator: operator, Current: current, Next: next,
+		Contents: [][]byte{[]byte(lists[0]), []byte(lists[1])},
 	})
 }

@@ -24,8 +24,8 @@ func (a *Agent) configuration() (string, error) {
 	return document.ID()
 }
 
-// Configure implements agentapi.AgentService. It is as strict as a real agent about documents, secrets and what somebody has
-// changed.
+// Configure implements agentapi.AgentService. It is as strict as a real agent about documents,
+// secrets and what somebody has changed.
 func (a *Agent) Configure(_ context.Context, request *agentapi.ConfigureRequest) (*agentapi.ConfigureResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -42,7 +42,8 @@ func (a *Agent) Configure(_ context.Context, request *agentapi.ConfigureRequest)
 	}
 	for name, why := range a.drift {
 		if !slices.Contains(request.GetOverwrite(), name) {
-			return nil, status.Errorf(codes.FailedPrecondition, "nothing was changed: %s: %s since it was configured", name, why)
+			return nil, status.Errorf(codes.FailedPrecondition,
+				"nothing was changed: %s: %s since it was configured", name, why)
 		}
 	}
 	had, err := a.configuration()
@@ -55,7 +56,8 @@ func (a *Agent) Configure(_ context.Context, request *agentapi.ConfigureRequest)
 	impact := &agentapi.Impact{Level: agentapi.Level_NONE}
 	for _, unit := range a.Uses {
 		impact.Level = agentapi.Level_RESTART
-		impact.Units = append(impact.Units, &agentapi.UnitImpact{Unit: unit, Level: agentapi.Level_RESTART, Reason: "its configuration differs"})
+		impact.Units = append(impact.Units,
+			&agentapi.UnitImpact{Unit: unit, Level: agentapi.Level_RESTART, Reason: "its configuration differs"})
 	}
 	if request.GetAssessOnly() {
 		return &agentapi.ConfigureResponse{Impact: impact}, nil
@@ -75,7 +77,8 @@ func (a *Agent) Configure(_ context.Context, request *agentapi.ConfigureRequest)
 }
 
 // Configuration implements agentapi.AgentService.
-func (a *Agent) Configuration(context.Context, *agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
+func (a *Agent) Configuration(context.Context,
+	*agentapi.ConfigurationRequest) (*agentapi.ConfigurationResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	id, err := a.configuration()

@@ -162,7 +162,8 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stack.ID != c.currentID || stack.Base != c.current.Base.ID || len(stack.Layers) != len(c.current.Layers) || len(stack.Components) != 0 {
+	if stack.ID != c.currentID || stack.Base != c.current.Base.ID || len(stack.Layers) != len(c.current.Layers) ||
+		len(stack.Components) != 0 {
 		t.Errorf("it runs %+v", stack)
 	}
 	if c.booted.GetState() != agentapi.State_IDLE || c.booted.GetLast() != nil {
@@ -171,7 +172,8 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 	if c.booted.GetProtocol() != agentapi.Protocol {
 		t.Errorf("it speaks protocol %d", c.booted.GetProtocol())
 	}
-	if c.booted.GetBootId() == "" || c.booted.GetKernel() == "" || c.booted.GetSystemState() == "" || c.booted.GetReadySeconds() <= 0 {
+	if c.booted.GetBootId() == "" || c.booted.GetKernel() == "" || c.booted.GetSystemState() == "" ||
+		c.booted.GetReadySeconds() <= 0 {
 		t.Errorf("something is missing in %v", c.booted)
 	}
 	for _, layer := range stack.Layers {
@@ -184,7 +186,8 @@ func (c *contract) tellsWhatRuns(t *testing.T) {
 // nothingToWaitFor tests that a Status call for something that has happened already returns at once, with all fields.
 func (c *contract) nothingToWaitFor(t *testing.T) {
 	for _, event := range []agentapi.Event{agentapi.Event_PROGRESS, agentapi.Event_SERVICES} {
-		question := &agentapi.StatusRequest{Event: event, Seen: agentapi.State_IDLE, WaitMs: (2 * atOnce).Milliseconds()}
+		question := &agentapi.StatusRequest{Event: event, Seen: agentapi.State_IDLE,
+			WaitMs: (2 * atOnce).Milliseconds()}
 		answer, err := c.agent.Status(limited(t, atOnce), question)
 		if err != nil {
 			t.Fatal(err)
@@ -196,13 +199,15 @@ func (c *contract) nothingToWaitFor(t *testing.T) {
 }
 
 func (c *contract) keepsItsKey(t *testing.T) {
-	if again := c.connect(t, c.Operator); !bytes.Equal(again.Key, c.agent.Key) || len(again.Key) != ed25519.PublicKeySize {
+	if again := c.connect(t, c.Operator); !bytes.Equal(again.Key, c.agent.Key) ||
+		len(again.Key) != ed25519.PublicKeySize {
 		t.Errorf("its key was %x and is %x", c.agent.Key, again.Key)
 	}
 }
 
 func (c *contract) refusesWrongBytes(t *testing.T) {
-	_, err := c.agent.Put(limited(t, callLimit), &agentapi.PutRequest{Digest: tree.Sum([]byte("these")).String(), Size: 5, Data: []byte("those")})
+	_, err := c.agent.Put(limited(t, callLimit),
+		&agentapi.PutRequest{Digest: tree.Sum([]byte("these")).String(), Size: 5, Data: []byte("those")})
 	mustFail(t, err, codes.InvalidArgument)
 }
 
@@ -212,7 +217,8 @@ func (c *contract) refusesAGap(t *testing.T) {
 	if err != nil || first.GetComplete() {
 		t.Fatalf("a first part: %v, %v", first, err)
 	}
-	_, err = c.agent.Put(limited(t, callLimit), &agentapi.PutRequest{Digest: digest, Size: 6, Offset: 4, Data: []byte("ef")})
+	_, err = c.agent.Put(limited(t, callLimit),
+		&agentapi.PutRequest{Digest: digest, Size: 6, Offset: 4, Data: []byte("ef")})
 	mustFail(t, err, codes.InvalidArgument)
 }
 
@@ -228,7 +234,8 @@ func (c *contract) put(t *testing.T) {
 		complete := false
 		for offset := 0; offset < len(list); offset += partSize {
 			answer, err := c.agent.Put(limited(t, callLimit), &agentapi.PutRequest{
-				Digest: tree.Sum(list).String(), Size: int64(len(list)), Offset: int64(offset), Data: list[offset:min(offset+partSize, len(list))],
+				Digest: tree.Sum(list).String(), Size: int64(len(list)), Offset: int64(offset),
+				Data: list[offset:min(offset+partSize, len(list))],
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -262,14 +269,16 @@ func (c *contract) refusesAForeignManifest(t *testing.T) {
 func (c *contract) refusesARelease(t *testing.T) {
 	c.put(t)
 	m := &release.Manifest{
-		Schema: release.Schema, Kind: release.Base, Name: c.next.Base.Name, Sequence: 1, Architecture: c.next.Architecture, OS: c.next.OS,
+		Schema: release.Schema, Kind: release.Base, Name: c.next.Base.Name, Sequence: 1,
+		Architecture: c.next.Architecture, OS: c.next.OS,
 		Layers: c.next.Layers, Contents: c.next.Contents, Kernel: &c.next.Kernel,
 	}
 	signed, _, err := release.Sign(m, c.Operator)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, target := range []*agentapi.Target{{To: signed, From: c.Current}, {To: c.Next, From: signed}, {To: c.Next}, {}} {
+	for _, target := range []*agentapi.Target{{To: signed, From: c.Current},
+		{To: c.Next, From: signed}, {To: c.Next}, {}} {
 		_, err = c.agent.Assess(limited(t, callLimit), &agentapi.AssessRequest{Target: target})
 		mustFail(t, err, codes.InvalidArgument)
 	}
@@ -284,7 +293,8 @@ func (c *contract) assesses(t *testing.T) {
 	if answer.GetImpact().GetLevel() == agentapi.Level_LEVEL_UNSPECIFIED {
 		t.Errorf("the impact is %v", answer.GetImpact())
 	}
-	if now := c.status(t); now.GetStack().GetId() != c.currentID.String() || now.GetState() != agentapi.State_IDLE || now.GetLast() != nil {
+	if now := c.status(t); now.GetStack().GetId() != c.currentID.String() ||
+		now.GetState() != agentapi.State_IDLE || now.GetLast() != nil {
 		t.Errorf("after an assessment it is %v", now)
 	}
 }
@@ -303,11 +313,13 @@ func (c *contract) refusesAStaleCaller(t *testing.T) {
 // mustRefuse fails unless a refresh is refused before anything changes.
 func (c *contract) mustRefuse(t *testing.T, target *agentapi.Target) {
 	t.Helper()
-	answer, err := c.agent.Refresh(limited(t, callLimit), &agentapi.RefreshRequest{Target: target, MaxImpact: agentapi.Level_RESTART})
+	answer, err := c.agent.Refresh(limited(t, callLimit),
+		&agentapi.RefreshRequest{Target: target, MaxImpact: agentapi.Level_RESTART})
 	if err != nil || !answer.GetStarted() {
 		t.Fatalf("got %v, %v", answer, err)
 	}
-	if last := c.settled(t).GetLast(); last.GetCommitted() || !last.GetRefused() || last.GetError() == "" || last.GetRefusal() != agentapi.Refusal_REFUSAL_TARGET {
+	if last := c.settled(t).GetLast(); last.GetCommitted() || !last.GetRefused() || last.GetError() == "" ||
+		last.GetRefusal() != agentapi.Refusal_REFUSAL_TARGET {
 		t.Errorf("it reports %v", last)
 	}
 }
@@ -348,7 +360,8 @@ func (c *contract) holdsItsLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(answer.GetFree()) > 0 || len(answer.GetHeld()) != 1 || answer.GetHeld()[0].GetId() != id || len(answer.GetHeld()[0].GetBy()) == 0 {
+	if len(answer.GetFree()) > 0 || len(answer.GetHeld()) != 1 || answer.GetHeld()[0].GetId() != id ||
+		len(answer.GetHeld()[0].GetBy()) == 0 {
 		t.Errorf("got %v", answer)
 	}
 }

@@ -35,7 +35,8 @@ type server struct {
 	port  uint32
 }
 
-// Serve has something listen on a port of a guest, for as long as the guest runs. serve owns the connections that it gets.
+// Serve has something listen on a port of a guest, for as long as the guest runs. serve owns the
+// connections that it gets.
 func (g *Guests) Serve(name string, port uint32, serve func(net.Conn)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -18,7 +18,8 @@ func (a *Agent) GrowDisk(_ context.Context, request *agentapi.GrowDiskRequest) (
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if request.GetSize() > a.diskSize {
-		return nil, status.Errorf(codes.FailedPrecondition, "the disk has %d bytes, not %d", a.diskSize, request.GetSize())
+		return nil, status.Errorf(codes.FailedPrecondition, "the disk has %d bytes, not %d",
+			a.diskSize, request.GetSize())
 	}
 	answer := &agentapi.GrowDiskResponse{BeforeBytes: a.fileSystem, AfterBytes: a.diskSize}
 	a.fileSystem = a.diskSize
@@ -43,7 +44,8 @@ func (a *Agent) Identified() []*agentapi.IdentifyRequest {
 	return slices.Clone(a.identified)
 }
 
-// SetDisks implements agentapi.AgentService. It changes nothing while something uses a disk that is to be released (UseDisk).
+// SetDisks implements agentapi.AgentService. It changes nothing while something uses a disk that is
+// to be released (UseDisk).
 func (a *Agent) SetDisks(_ context.Context, request *agentapi.SetDisksRequest) (*agentapi.SetDisksResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -98,7 +100,8 @@ func (a *Agent) Check(_ context.Context, request *agentapi.CheckRequest) (*agent
 	return answer, nil
 }
 
-// Resources implements agentapi.AgentService. Without a.Has, the kernel has the processors that it is asked for, and much memory.
+// Resources implements agentapi.AgentService. Without a.Has, the kernel has the processors that it
+// is asked for, and much memory.
 func (a *Agent) Resources(_ context.Context, request *agentapi.ResourcesRequest) (*agentapi.ResourcesResponse, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -108,7 +111,8 @@ func (a *Agent) Resources(_ context.Context, request *agentapi.ResourcesRequest)
 	case a.Has != nil:
 		return a.Has(request), nil
 	}
-	return &agentapi.ResourcesResponse{Processors: request.GetProcessors(), Memory: 1 << 40, MemoryAvailable: 1 << 40}, nil
+	return &agentapi.ResourcesResponse{Processors: request.GetProcessors(), Memory: 1 << 40, MemoryAvailable: 1 << 40},
+		nil
 }
 
 // SetUnhealthy makes a health check fail from now on; an empty reason makes it good.

@@ -19,9 +19,9 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/tree"
 )
 
-// Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the kernel that the contract boots halts at
-// once, so the guests answer to nothing. It may return the same one for every part. bridge and other are bridges
-// of its host, which do not filter VLANs.
+// Contract checks what every Hypervisor promises. open returns one whose guests are deaf: the
+// kernel that the contract boots halts at once, so the guests answer to nothing. It may return the
+// same one for every part. bridge and other are bridges of its host, which do not filter VLANs.
 func Contract(t *testing.T, bridge, other string, open func(t *testing.T) hypervisor.Hypervisor) {
 	parts := []struct {
 		name string
@@ -43,15 +43,18 @@ func Contract(t *testing.T, bridge, other string, open func(t *testing.T) hyperv
 		{"further disks come, grow and go, running or not", disks},
 		{"an impossible further disk is refused", wrongDisks},
 		{"the private disk of a running domain grows and never shrinks", resize},
-		{"an interface of each model starts, with its MTU and its link", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-			models(t, ctx, h, bridge)
-		}},
-		{"the link of an interface is set, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-			links(t, ctx, h, bridge)
-		}},
-		{"an interface comes, moves and goes, running or not", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
-			plugs(t, ctx, h, bridge, other)
-		}},
+		{"an interface of each model starts, with its MTU and its link",
+			func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+				models(t, ctx, h, bridge)
+			}},
+		{"the link of an interface is set, running or not",
+			func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+				links(t, ctx, h, bridge)
+			}},
+		{"an interface comes, moves and goes, running or not",
+			func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
+				plugs(t, ctx, h, bridge, other)
+			}},
 		{"an impossible interface is refused", func(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 			wrongInterfaces(t, ctx, h, bridge)
 		}},

@@ -21,7 +21,8 @@ func maxima(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 }
 
-// resources of a running domain whose guest is deaf: it gets processors unless it is emulated, and releases neither processors nor memory.
+// resources of a running domain whose guest is deaf: it gets processors unless it is emulated, and
+// releases neither processors nor memory.
 func resources(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	d := Domain(t, h)
 	d.VCPUs, d.MaxVCPUs, d.MaxMemory = 2, 3, 128<<20

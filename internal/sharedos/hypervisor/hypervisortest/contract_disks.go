@@ -17,7 +17,8 @@ func diskOf(t *testing.T, d hypervisor.Domain, serial string) hypervisor.Disk {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(d.PrivateDisk), "disk-"+serial)
 	must(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
-	return hypervisor.Disk{Path: path, DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: serial}}
+	return hypervisor.Disk{Path: path,
+		DiskDevice: hypervisor.DiskDevice{Format: "raw", Cache: "none", Discard: "unmap", Serial: serial}}
 }
 
 func disks(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
@@ -104,13 +105,14 @@ func wrongDisks(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	good := diskOf(t, d, "good")
 	must(t, h.AttachDisk(ctx, d.Name, "good", good))
 	for name, disk := range map[string]hypervisor.Disk{
-		"a.b":       diskOf(t, d, "dotted"),
-		"twice":     good,
-		"private":   diskOf(t, d, "sharedos-private"),
-		"offer":     diskOf(t, d, "offer-1"),
-		"layer":     diskOf(t, d, "0123456789abcdef0123"),
-		"relative":  {Path: "x", DiskDevice: good.DiskDevice},
-		"format":    {Path: good.Path, DiskDevice: hypervisor.DiskDevice{Format: "vmdk", Cache: "none", Discard: "unmap", Serial: "format"}},
+		"a.b":      diskOf(t, d, "dotted"),
+		"twice":    good,
+		"private":  diskOf(t, d, "sharedos-private"),
+		"offer":    diskOf(t, d, "offer-1"),
+		"layer":    diskOf(t, d, "0123456789abcdef0123"),
+		"relative": {Path: "x", DiskDevice: good.DiskDevice},
+		"format": {Path: good.Path,
+			DiskDevice: hypervisor.DiskDevice{Format: "vmdk", Cache: "none", Discard: "unmap", Serial: "format"}},
 		"no-values": {Path: good.Path, DiskDevice: hypervisor.DiskDevice{Serial: "no-values"}},
 	} {
 		if err := h.AttachDisk(ctx, d.Name, name, disk); err == nil {

@@ -51,10 +51,12 @@ func hardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"a socket":       {Graphics: &socket},
 		"any port":       {Graphics: &hypervisor.Graphics{Type: "vnc", Listen: "::1", Video: "bochs"}},
 		"watchdog":       {Watchdog: all.Watchdog},
-		"its default":    {Watchdog: hypervisor.WatchdogActions[0], Random: hypervisor.Random{Source: hypervisor.RandomSources[0]}},
+		"its default": {Watchdog: hypervisor.WatchdogActions[0],
+			Random: hypervisor.Random{Source: hypervisor.RandomSources[0]}},
 		"usual graphics": {Graphics: &hypervisor.Graphics{}, Memory: hypervisor.MemoryBacking{Nodes: "0"}},
 		"said as usual": {
-			Graphics: &hypervisor.Graphics{Type: "vnc", Listen: "127.0.0.1", Video: "vga"}, Memory: hypervisor.MemoryBacking{Nodes: "0", Mode: "strict"},
+			Graphics: &hypervisor.Graphics{Type: "vnc", Listen: "127.0.0.1", Video: "vga"},
+			Memory:   hypervisor.MemoryBacking{Nodes: "0", Mode: "strict"},
 		},
 		"random":          {Random: all.Random},
 		"directories":     {Directories: all.Directories},
@@ -142,7 +144,8 @@ func wrongHardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	}
 	models, err := h.CPUModels(ctx)
 	must(t, err)
-	if !slices.Contains(models, hypervisor.CPUHostModel) || !slices.ContainsFunc(models, func(m string) bool { return strings.HasPrefix(m, "Nehalem") }) {
+	if !slices.Contains(models, hypervisor.CPUHostModel) ||
+		!slices.ContainsFunc(models, func(m string) bool { return strings.HasPrefix(m, "Nehalem") }) {
 		t.Errorf("the models are %q", models)
 	}
 	for _, none := range []hypervisor.HostDevice{{PCI: "ffff:ff:1f.7"}, {USB: "ffff:ffff"}} {

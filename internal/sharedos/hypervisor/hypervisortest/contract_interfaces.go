@@ -18,7 +18,8 @@ func models(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge s
 	d := Domain(t, h)
 	d.VCPUs = 2
 	d.Interfaces = map[string]hypervisor.Interface{
-		"q": {Bridge: bridge, Queues: 2}, "a": {Bridge: bridge, MTU: 1400}, "b": {User: &hypervisor.UserNetwork{}, MTU: 9000}, "c": {Bridge: bridge, MAC: "52:54:00:01:02:03", Down: true},
+		"q": {Bridge: bridge, Queues: 2}, "a": {Bridge: bridge, MTU: 1400},
+		"b": {User: &hypervisor.UserNetwork{}, MTU: 9000}, "c": {Bridge: bridge, MAC: "52:54:00:01:02:03", Down: true},
 	}
 	for _, model := range hypervisor.Models[1:] {
 		d.Interfaces[model] = hypervisor.Interface{Bridge: bridge, Model: model}
@@ -200,7 +201,8 @@ func wrongInterfaces(t *testing.T, ctx context.Context, h hypervisor.Hypervisor,
 	d := Domain(t, h)
 	d.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: bridge, MAC: "52:54:00:00:00:01"}}
 	must(t, h.Define(ctx, d))
-	mustBe(t, h.AttachInterface(ctx, d.Name, "user", hypervisor.Interface{User: &hypervisor.UserNetwork{}}), hypervisor.ErrNoInterface)
+	mustBe(t, h.AttachInterface(ctx, d.Name, "user", hypervisor.Interface{User: &hypervisor.UserNetwork{}}),
+		hypervisor.ErrNoInterface)
 	vlan := hypervisor.Interface{Bridge: bridge, VLAN: 7}
 	mustBe(t, h.AttachInterface(ctx, d.Name, "vlan", vlan), hypervisor.ErrNoVLAN)
 	for name, one := range map[string]hypervisor.Interface{

@@ -1,7 +1,8 @@
-// Package hypervisortest has a fake Hypervisor for tests of packages that use one, and the contract of every Hypervisor.
+// Package hypervisortest has a fake Hypervisor for tests of packages that use one, and the contract
+// of every Hypervisor.
 //
-// The fake keeps domains in memory. It is as strict as libvirt about names, UUIDs, states, files and ports: the same Contract runs
-// against both.
+// The fake keeps domains in memory. It is as strict as libvirt about names, UUIDs, states, files
+// and ports: the same Contract runs against both.
 package hypervisortest
 
 import (
@@ -23,15 +24,15 @@ import (
 
 // Hypervisor keeps domains in memory. Set its fields before the first call.
 type Hypervisor struct {
-	// Fail is called before every call with the names of the method and of the domain ("" for List and BootFiles). An error that it
-	// returns is returned by the call. Like the other functions here, it may be nil.
+	// Fail is called before every call with the names of the method and of the domain ("" for List and
+	// BootFiles). An error that it returns is returned by the call. Like the other functions here, it may be nil.
 	Fail func(method, domain string) error
 	// OnStart is called when a domain boots, before Start returns. An error makes Start fail.
 	OnStart func(d hypervisor.Domain) error
 	// OnOff is called when a domain stops.
 	OnOff func(name string)
-	// OnAttach and OnDetach are called when a layer is attached to a running domain or detached from it. An error makes the call
-	// fail.
+	// OnAttach and OnDetach are called when a layer is attached to a running domain or detached
+	// from it. An error makes the call fail.
 	OnAttach func(name string, layer hypervisor.LayerDevice) error
 	OnDetach func(name string, id tree.Digest) error
 	// OnResize is called when a disk of a running domain is resized, the private disk for "".
@@ -42,15 +43,16 @@ type Hypervisor struct {
 	Deaf bool
 	// NoFiles makes domains start although their files do not exist.
 	NoFiles bool
-	// Host is what domains can have at most, if it is not zero. Networks are libvirt's networks, and whether they are active.
-	// Bridges are the host's bridges.
+	// Host is what domains can have at most, if it is not zero. Networks are libvirt's networks,
+	// and whether they are active. Bridges are the host's bridges.
 	Host     hypervisor.Limits
 	Networks map[string]bool
 	Bridges  []string
 	// VLANs are the bridges that filter VLANs.
 	VLANs []string
-	// Models are the models of processors; if nil, there is Nehalem beside those that every host has. Pages are the free memory pages
-	// by their size in bytes. Devices are those of the host. Refuse says what libvirt does not accept.
+	// Models are the models of processors; if nil, there is Nehalem beside those that every host
+	// has. Pages are the free memory pages by their size in bytes. Devices are those of the host.
+	// Refuse says what libvirt does not accept.
 	Models  []string
 	Pages   map[int64]int64
 	Devices []hypervisor.HostDevice
@@ -72,8 +74,9 @@ type domain struct {
 	autostart bool
 	// ports is for how many layers, further disks and interfaces it was defined.
 	ports int
-	// attached are the layers that it runs with, disks its further disks, and room is how many ports it has for them and for cards. booted are the kernel and the initramfs
-	// that it was started with. Redefining it changes none of these.
+	// attached are the layers that it runs with, disks its further disks, and room is how many
+	// ports it has for them and for cards. booted are the kernel and the initramfs that it was
+	// started with. Redefining it changes none of these.
 	attached []tree.Digest
 	disks    []string
 	room     int
@@ -159,13 +162,16 @@ func (h *Hypervisor) Define(ctx context.Context, wanted hypervisor.Domain) error
 		}
 	}
 	next := &domain{Domain: clone(wanted), state: hypervisor.Off}
-	next.ports = len(wanted.Layers) + len(wanted.Disks) + len(known(wanted)) + hypervisor.SpareLayers + hypervisor.SpareDisks
+	next.ports = len(wanted.Layers) + len(wanted.Disks) + len(known(wanted)) +
+		hypervisor.SpareLayers + hypervisor.SpareDisks
 	next.LostPatches = nil
 	if d, err := h.find(wanted.Name); err == nil {
 		if d.UUID != wanted.UUID {
-			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID, d.UUID, hypervisor.ErrForeign)
+			return fmt.Errorf("define domain %q with UUID %s: it has %s: %w", wanted.Name, wanted.UUID,
+				d.UUID, hypervisor.ErrForeign)
 		}
-		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.cards = d.state, d.attached, d.disks, d.room, d.booted, d.autostart, d.cards
+		next.state, next.attached, next.disks, next.room, next.booted, next.autostart, next.cards = d.state, d.attached,
+			d.disks, d.room, d.booted, d.autostart, d.cards
 		next.vcpus, next.memory, next.shares = d.vcpus, d.memory, d.shares
 	} else if !errors.Is(err, hypervisor.ErrNotFound) {
 		return err
@@ -193,7 +199,8 @@ func clone(d hypervisor.Domain) hypervisor.Domain {
 	var copied hypervisor.Domain
 	copied.Give(d.Hardware)
 	d.Hardware, d.LostPatches = copied.Hardware, slices.Clone(d.LostPatches)
-	d.Foreign, d.ForeignDisks, d.ForeignInterfaces = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks), slices.Clone(d.ForeignInterfaces)
+	d.Foreign, d.ForeignDisks, d.ForeignInterfaces = slices.Clone(d.Foreign), slices.Clone(d.ForeignDisks),
+		slices.Clone(d.ForeignInterfaces)
 	d.Metadata = cloneMetadata(d.Metadata)
 	return d
 }
@@ -259,7 +266,8 @@ func (h *Hypervisor) Start(ctx context.Context, name string) error {
 		return err
 	}
 	d.attached, d.booted = nil, []string{started.Kernel, started.Initramfs}
-	d.room, d.disks = max(d.ports, len(started.Layers)+len(started.Disks)+len(known(started))), slices.Sorted(maps.Keys(started.Disks))
+	d.room, d.disks = max(d.ports, len(started.Layers)+len(started.Disks)+len(known(started))),
+		slices.Sorted(maps.Keys(started.Disks))
 	d.vcpus, d.memory = started.VCPUs, started.Memory
 	d.cards = known(started)
 	for _, layer := range started.Layers {

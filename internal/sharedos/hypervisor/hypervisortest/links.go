@@ -84,7 +84,8 @@ func (h *Hypervisor) DetachInterface(ctx context.Context, name, iface string) er
 			h.mu.Unlock()
 			<-ctx.Done()
 			h.mu.Lock()
-			return fmt.Errorf("detach interface %q from domain %q: the guest has not released it: %w", iface, name, ctx.Err())
+			return fmt.Errorf("detach interface %q from domain %q: the guest has not released it: %w", iface, name,
+				ctx.Err())
 		}
 		d.plug(iface, nil)
 	}
@@ -156,7 +157,8 @@ func (h *Hypervisor) Replug(name, iface string, change func(*hypervisor.Interfac
 	})
 }
 
-// Cable sets the link of an interface of a running domain and leaves its definition, as a person could (virsh domif-setlink).
+// Cable sets the link of an interface of a running domain and leaves its definition, as a person
+// could (virsh domif-setlink).
 func (h *Hypervisor) Cable(name, iface string, down bool) {
 	h.Replug(name, iface, func(one *hypervisor.Interface) *hypervisor.Interface {
 		one.Down = down

@@ -1,7 +1,7 @@
 // Package faultproxy is a proxy between a client and a real libvirt daemon. Tests use it to disturb their messages.
 //
-// The proxy only knows the framing of libvirt's RPC (src/rpc/virnetprotocol.x), not the content of messages. It shows each
-// message to a Judge, which decides what happens to it.
+// The proxy only knows the framing of libvirt's RPC (src/rpc/virnetprotocol.x), not the content of
+// messages. It shows each message to a Judge, which decides what happens to it.
 package faultproxy
 
 import (
@@ -73,7 +73,8 @@ func (m Message) String() string {
 		kind = fmt.Sprintf("type %d", m.Kind)
 	}
 	status := map[Status]string{OK: "ok", Error: "error", Continue: "continue"}[m.Status]
-	return fmt.Sprintf("message %d on connection %d: %s's %s %d/%d %s of %d bytes", m.Index, m.Conn, m.From, kind, m.Procedure, m.Serial, status, m.Size)
+	return fmt.Sprintf("message %d on connection %d: %s's %s %d/%d %s of %d bytes", m.Index, m.Conn, m.From, kind,
+		m.Procedure, m.Serial, status, m.Size)
 }
 
 // Fate is what the proxy does with a message. The zero Fate passes it on.
@@ -125,7 +126,8 @@ func Start(ctx context.Context, socket, daemon string) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a proxy: %w", err)
 	}
-	p := &Proxy{daemon: daemon, socket: socket, listener: listener, open: map[net.Conn]bool{}, closing: make(chan struct{})}
+	p := &Proxy{daemon: daemon, socket: socket, listener: listener, open: map[net.Conn]bool{},
+		closing: make(chan struct{})}
 	p.wait.Go(func() { p.accept(ctx) })
 	return p, nil
 }
@@ -184,7 +186,8 @@ func (p *Proxy) accept(ctx context.Context) {
 			continue
 		}
 		p.mu.Lock()
-		c := &connection{proxy: p, number: p.conns, client: client, daemon: daemon, failed: map[uint32][]byte{}, ended: make(chan struct{})}
+		c := &connection{proxy: p, number: p.conns, client: client, daemon: daemon, failed: map[uint32][]byte{},
+			ended: make(chan struct{})}
 		p.conns++
 		p.open[client], p.open[daemon] = true, true
 		closed := p.closed
@@ -219,8 +222,8 @@ type connection struct {
 
 	mu     sync.Mutex
 	wasCut bool
-	// failed are the streams that the proxy ends with an error, by serial. The value is the error message that the client
-	// gets when the daemon has ended the stream, too, and nil after that.
+	// failed are the streams that the proxy ends with an error, by serial. The value is the error
+	// message that the client gets when the daemon has ended the stream, too, and nil after that.
 	failed map[uint32][]byte
 }
 
@@ -382,7 +385,8 @@ func read(source io.Reader) ([]byte, error) {
 func parse(text []byte) Message {
 	word := func(i int) uint32 { return binary.BigEndian.Uint32(text[4*i:]) }
 	return Message{
-		Program: word(1), Procedure: word(3), Kind: Kind(word(4)), Serial: word(5), Status: Status(word(6)), Size: len(text),
+		Program: word(1), Procedure: word(3), Kind: Kind(word(4)), Serial: word(5),
+		Status: Status(word(6)), Size: len(text),
 	}
 }
 

@@ -24,17 +24,20 @@ func Database(t testing.TB, specs ...string) []byte {
 	}
 	for i, spec := range specs {
 		path := filepath.Join(dir, fmt.Sprintf("%d.spec", i))
-		if err := os.WriteFile(path, []byte(spec+"License: none\nSummary: test\n%description\n%files\n"), 0o600); err != nil {
+		if err := os.WriteFile(path,
+			[]byte(spec+"License: none\nSummary: test\n%description\n%files\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		run("rpmbuild", "-bb", "--quiet", "--define", "_topdir "+dir, "--define", "_rpmdir "+filepath.Join(dir, "rpms"), path)
+		run("rpmbuild", "-bb", "--quiet", "--define", "_topdir "+dir, "--define",
+			"_rpmdir "+filepath.Join(dir, "rpms"), path)
 	}
 	built, err := filepath.Glob(filepath.Join(dir, "rpms", "*", "*.rpm"))
 	if err != nil || len(built) != len(specs) {
 		t.Fatalf("%d packages of %d, %v", len(built), len(specs), err)
 	}
 	db := filepath.Join(dir, "db")
-	run("rpm", append([]string{"--dbpath", db, "--define", "_db_backend sqlite", "-i", "--nodeps", "--justdb", "--ignorearch", "--force"}, built...)...)
+	run("rpm", append([]string{"--dbpath", db, "--define", "_db_backend sqlite", "-i", "--nodeps", "--justdb",
+		"--ignorearch", "--force"}, built...)...)
 	file, err := os.ReadFile(filepath.Join(db, "rpmdb.sqlite"))
 	if err != nil {
 		t.Fatal(err)

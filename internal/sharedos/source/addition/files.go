@@ -89,13 +89,17 @@ func (o *overlaid) takes(at string, header *tar.Header) (bool, error) {
 	case below.Type == tree.Directory && directory:
 		return false, nil
 	case below.Type == tree.Directory:
-		return false, fmt.Errorf("/%s is a directory in base %q, and the component has a file there, which would hide all that is in it: %w; "+
-			"give the file another path", at, o.base.Name, source.ErrRefused)
+		return false, fmt.Errorf(
+			"/%s is a directory in base %q, and the component has a file there, which would hide all that is in it: "+
+				"%w; give the file another path", at, o.base.Name, source.ErrRefused)
 	case below.Type == tree.Symlink && directory:
-		return false, fmt.Errorf("/%s is a link to %q in base %q, and the component has a directory there, which would hide what the link leads to: %w; "+
-			"move its files to /%s", at, below.Link, o.base.Name, source.ErrRefused, strings.TrimPrefix(below.Link, "/"))
+		return false, fmt.Errorf(
+			"/%s is a link to %q in base %q, and the component has a directory there, which would hide what the link "+
+				"leads to: %w; move its files to /%s", at, below.Link, o.base.Name, source.ErrRefused,
+			strings.TrimPrefix(below.Link, "/"))
 	case below.Type == tree.Symlink && tree.Parent(at) == tree.Root:
-		return false, fmt.Errorf("/%s is a link to %q in base %q, which the OS needs: %w; leave it out of the component",
+		return false, fmt.Errorf(
+			"/%s is a link to %q in base %q, which the OS needs: %w; leave it out of the component",
 			at, below.Link, o.base.Name, source.ErrRefused)
 	}
 	return true, nil

@@ -18,9 +18,11 @@ import (
 func lay(t *testing.T, items ...sourcetest.Item) (*tree.Tree, error) {
 	t.Helper()
 	base := sourcetest.ReadTar(t, sourcetest.Tar(t,
-		sourcetest.Link("lib", "usr/lib"), sourcetest.Dir("usr/lib"), sourcetest.File("usr/bin/app", "1"), sourcetest.File("etc/app.conf", "base"),
+		sourcetest.Link("lib", "usr/lib"), sourcetest.Dir("usr/lib"), sourcetest.File("usr/bin/app", "1"),
+		sourcetest.File("etc/app.conf", "base"),
 		sourcetest.Link("etc/alias", "app.conf")))
-	from, err := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, items...))}.On(t.Context(), source.Base{Name: "os", Tree: base})
+	from, err := addition.Files{Source: sourcetest.Bytes(sourcetest.Tar(t, items...))}.On(t.Context(),
+		source.Base{Name: "os", Tree: base})
 	sourcetest.Must(t, err)
 	read, closed, err := sourcetest.Read(t, from)
 	if err == nil {
@@ -39,9 +41,11 @@ func text(t *testing.T, of *tree.Tree, path string) string {
 func TestFilesAreLaidOverABase(t *testing.T) {
 	opt := sourcetest.Dir("usr")
 	opt.Mode, opt.Uid = 0o700, 1000 // as the owner of an archive has it
-	whole, err := lay(t, opt, sourcetest.File("usr/bin/app", "2"), sourcetest.File("opt/new/file", "new"), sourcetest.File("etc/alias", "own"))
+	whole, err := lay(t, opt, sourcetest.File("usr/bin/app", "2"), sourcetest.File("opt/new/file", "new"),
+		sourcetest.File("etc/alias", "own"))
 	sourcetest.Must(t, err)
-	if got := text(t, whole, "usr/bin/app") + text(t, whole, "opt/new/file") + text(t, whole, "etc/app.conf") + text(t, whole, "etc/alias"); got != "2newbaseown" {
+	if got := text(t, whole, "usr/bin/app") + text(t, whole, "opt/new/file") + text(t, whole, "etc/app.conf") +
+		text(t, whole, "etc/alias"); got != "2newbaseown" {
 		t.Errorf("the files have %q", got)
 	}
 	usr, ok := whole.Lookup("usr")
@@ -70,7 +74,8 @@ func TestWhatWouldHideTheBaseIsRefused(t *testing.T) {
 		"/lib ":    {sourcetest.Link("lib", "opt/lib")},
 	} {
 		_, err := lay(t, items...)
-		if !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), strings.TrimSpace(name)+" is a ") || !strings.Contains(err.Error(), `"os"`) {
+		if !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), strings.TrimSpace(name)+" is a ") ||
+			!strings.Contains(err.Error(), `"os"`) {
 			t.Errorf("%v: got %v, want ErrRefused that names %s", slices.Collect(names(items)), err, name)
 		}
 	}

@@ -28,7 +28,10 @@ var packers = map[string]func(io.Writer) (io.WriteCloser, error){
 	"tar.gz":  func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
 	"tar.zst": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
 	"tar.xz":  func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
-	"tar.bz2": func(w io.Writer) (io.WriteCloser, error) { return &tool{exec.Command("bzip2"), w, bytes.Buffer{}}, nil },
+	"tar.bz2": func(w io.Writer) (io.WriteCloser,
+		error) {
+		return &tool{exec.Command("bzip2"), w, bytes.Buffer{}}, nil
+	},
 }
 
 type plain struct{ io.Writer }
@@ -72,7 +75,8 @@ func TestReadTreeOfEveryFormOfArchive(t *testing.T) {
 			data := pack(t, form, stream)
 			sourcetest.WriteOld(t, path, data)
 			var done, total int64
-			r, err := sourcetest.ReadSystem(t, archive.Source{Path: path}, func(_ string, d, n int64) { done, total = d, n })
+			r, err := sourcetest.ReadSystem(t, archive.Source{Path: path},
+				func(_ string, d, n int64) { done, total = d, n })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,7 +125,8 @@ func TestArchiveMayBeginWithAnExtendedHeader(t *testing.T) {
 }
 
 func TestArchiveThatIsCutOffOrDamagedIsNamed(t *testing.T) {
-	stream := sourcetest.Tar(t, append(sourcetest.Bootable("6.1"), sourcetest.File("big", strings.Repeat("0123456789abcdef", 40_000)))...)
+	stream := sourcetest.Tar(t,
+		append(sourcetest.Bootable("6.1"), sourcetest.File("big", strings.Repeat("0123456789abcdef", 40_000)))...)
 	for form := range packers {
 		path := filepath.Join(t.TempDir(), "rootfs."+form)
 		whole := pack(t, form, stream)

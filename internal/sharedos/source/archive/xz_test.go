@@ -55,7 +55,8 @@ func TestAnArchiveThatAsksForTooMuchMemoryIsRefused(t *testing.T) {
 	stream := sourcetest.Tar(t, sourcetest.File("a", strings.Repeat("content", 10_000)))
 	small := xzOf(t, stream, 1<<20, xz.CRC64)
 	half := len(stream) / 2
-	second := slices.Concat(xzOf(t, stream[:half], 1<<20, xz.CRC64), asking(xzOf(t, stream[half:], 1<<20, xz.CRC64), window4GiB))
+	second := slices.Concat(xzOf(t, stream[:half], 1<<20, xz.CRC64),
+		asking(xzOf(t, stream[half:], 1<<20, xz.CRC64), window4GiB))
 	var packed bytes.Buffer
 	w, err := zstd.NewWriter(&packed, zstd.WithWindowSize(256<<20), zstd.WithSingleSegment(false))
 	sourcetest.Must(t, err)
@@ -78,12 +79,15 @@ func TestAnArchiveThatAsksForTooMuchMemoryIsRefused(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "rootfs")
 		sourcetest.WriteOld(t, path, c.file)
 		_, _, err := sourcetest.Read(t, archive.Source{Path: path})
-		if !errors.Is(err, source.ErrRefused) || errors.Is(err, source.ErrCorrupt) || !strings.Contains(err.Error(), c.want) {
+		if !errors.Is(err, source.ErrRefused) || errors.Is(err, source.ErrCorrupt) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want ErrRefused that says %s", name, err, c.want)
 		}
 	}
 	image := sourcetest.ImageOfLayers(t, static.NewLayer(asking(small, window4GiB), types.OCILayer))
-	if _, _, err := sourcetest.Read(t, &oci.Source{Layout: sourcetest.Layout(t, map[string]v1.Image{"it": image})}); !errors.Is(err, source.ErrRefused) || errors.Is(err, source.ErrCorrupt) {
+	if _, _, err := sourcetest.Read(t,
+		&oci.Source{Layout: sourcetest.Layout(t, map[string]v1.Image{"it": image})}); !errors.Is(err,
+		source.ErrRefused) || errors.Is(err, source.ErrCorrupt) {
 		t.Errorf("a layer of 4 GiB: %v, want ErrRefused", err)
 	}
 	path := filepath.Join(t.TempDir(), "rootfs")
@@ -94,11 +98,13 @@ func TestAnArchiveThatAsksForTooMuchMemoryIsRefused(t *testing.T) {
 }
 
 func TestArchiveMayBeOfManyXZBlocksAndStreams(t *testing.T) {
-	stream := sourcetest.Tar(t, sourcetest.File("a", strings.Repeat("content", 10_000)), sourcetest.File("b", sourcetest.Noise(200_000)))
+	stream := sourcetest.Tar(t, sourcetest.File("a", strings.Repeat("content", 10_000)),
+		sourcetest.File("b", sourcetest.Noise(200_000)))
 	third := len(stream) / 3
 	for name, file := range map[string][]byte{
 		"blocks": xzOf(t, stream, 10_000, xz.CRC32), "SHA-256": xzOf(t, stream, 1<<20, xz.SHA256),
-		"streams": slices.Concat(xzOf(t, stream[:third], 5000, xz.CRC64), xzOf(t, stream[third:third+1], 1<<20, xz.CRC32),
+		"streams": slices.Concat(xzOf(t, stream[:third], 5000, xz.CRC64),
+			xzOf(t, stream[third:third+1], 1<<20, xz.CRC32),
 			make([]byte, 8), xzOf(t, stream[third+1:], 1<<20, xz.CRC64), make([]byte, 4)),
 	} {
 		path := filepath.Join(t.TempDir(), "rootfs")

@@ -26,8 +26,8 @@ type Identity struct {
 	Modified, Changed int64
 }
 
-// Digests are the digests of files as they were in earlier runs, by identity. One file stores the digests for one source
-// path: the digest of an archive, or the digests of all files in a directory.
+// Digests are the digests of files as they were in earlier runs, by identity. One file stores the
+// digests for one source path: the digest of an archive, or the digests of all files in a directory.
 //
 // The file consists of a magic, one record of fixed length for each identity, and the CRC-32C of all that.
 type Digests struct {
@@ -90,7 +90,8 @@ func (d *Digests) load() error {
 	d.new = make(map[Identity]tree.Digest, len(records)/recordLength)
 	for r := records; len(r) >= recordLength; r = r[recordLength:] {
 		number := func(i int) uint64 { return binary.LittleEndian.Uint64(r[8*i:]) }
-		id := Identity{Device: number(0), Inode: number(1), Size: int64(number(2)), Modified: int64(number(3)), Changed: int64(number(4))}
+		id := Identity{Device: number(0), Inode: number(1), Size: int64(number(2)), Modified: int64(number(3)),
+			Changed: int64(number(4))}
 		d.old[id] = tree.Digest(r[5*8 : recordLength])
 	}
 	return nil

@@ -25,7 +25,8 @@ func TestSweepBytesKeepsTheLastUsed(t *testing.T) {
 		}
 	}
 	left := func(limit int64) string {
-		if err := cache.SweepBytes(dir, limit, func(name string) bool { return strings.HasSuffix(name, ".deb") }); err != nil {
+		if err := cache.SweepBytes(dir, limit,
+			func(name string) bool { return strings.HasSuffix(name, ".deb") }); err != nil {
 			t.Fatal(err)
 		}
 		entries, err := os.ReadDir(dir)

@@ -46,8 +46,10 @@ const statusFile = "var/lib/dpkg/status"
 // withoutState returns a source with the same settings.
 func (s *Source) withoutState() *Source {
 	return &Source{
-		Suite: s.Suite, AdditionalSuites: s.AdditionalSuites, Components: s.Components, Packages: s.Packages, Mirror: s.Mirror,
-		MirrorKey: s.MirrorKey, Repositories: s.Repositories, PackageFiles: s.PackageFiles, Files: s.Files, Mode: s.Mode,
+		Suite: s.Suite, AdditionalSuites: s.AdditionalSuites, Components: s.Components,
+		Packages: s.Packages, Mirror: s.Mirror,
+		MirrorKey: s.MirrorKey, Repositories: s.Repositories, PackageFiles: s.PackageFiles,
+		Files: s.Files, Mode: s.Mode,
 		AnyDate: s.AnyDate, Triggers: s.Triggers, CacheDir: s.CacheDir, Limits: s.Limits,
 	}
 }
@@ -76,7 +78,8 @@ func (a *added) Open(ctx context.Context, progress source.Progress) (io.ReadClos
 	if err != nil {
 		return nil, source.Wrap(a, err)
 	}
-	stream := tarstream.Pipe(ctx, a, func(ctx context.Context, out *tar.Writer) error { return a.write(ctx, in, dir, out, progress) })
+	stream := tarstream.Pipe(ctx, a,
+		func(ctx context.Context, out *tar.Writer) error { return a.write(ctx, in, dir, out, progress) })
 	if len(in.files) > 0 {
 		stream = addFiles(ctx, a, stream, in.files)
 	}
@@ -129,7 +132,8 @@ func (a *added) write(ctx context.Context, in *input, dir string, out *tar.Write
 		return err
 	}
 	err = a.copyMade(ctx, out, func(w io.Writer) error {
-		return in.withNames(ctx, progress, func(ctx context.Context) error { return runMmdebstrap(ctx, in, args, w, progress) })
+		return in.withNames(ctx, progress,
+			func(ctx context.Context) error { return runMmdebstrap(ctx, in, args, w, progress) })
 	})
 	if err != nil {
 		return a.explain(dir, err)
@@ -198,7 +202,8 @@ func (a *added) customArgs(in *input, dir string) []string {
 		"--variant=custom", "--format=tar", "--architectures=" + in.Architecture,
 		// Its own tar-in hook takes 20 s for what this does in one. A normalised tree has no devices, so it works in a
 		// user namespace, too.
-		`--setup-hook=tar --numeric-owner --xattrs '--xattrs-include=*' -C "$1" -xf ` + quoted(filepath.Join(dir, "base.tar")),
+		`--setup-hook=tar --numeric-owner --xattrs '--xattrs-include=*' -C "$1" -xf ` +
+			quoted(filepath.Join(dir, "base.tar")),
 	}
 	if in.mode != "" && in.mode != "auto" {
 		args = append(args, "--mode="+in.mode)
@@ -270,7 +275,8 @@ func (e *BlockedError) Error() string {
 		}
 	}
 	return fmt.Sprintf("the packages cannot be installed with the packages of base %q as they are; needed are %s; "+
-		"give the base a new release from today's archive first, which the same apply can do", e.Base, strings.Join(lines, ", "))
+		"give the base a new release from today's archive first, which the same apply can do", e.Base,
+		strings.Join(lines, ", "))
 }
 
 // Unwrap implements errors.Is.
@@ -306,7 +312,8 @@ func (a *added) explain(dir string, failed error) error {
 		case fields[0] == "Remv":
 			blocked.Packages = append(blocked.Packages, Blocked{Name: name, Has: was})
 		case fields[0] == "Inst" && len(fields) > 3:
-			blocked.Packages = append(blocked.Packages, Blocked{Name: name, Has: was, Needs: strings.TrimPrefix(fields[3], "(")})
+			blocked.Packages = append(blocked.Packages,
+				Blocked{Name: name, Has: was, Needs: strings.TrimPrefix(fields[3], "(")})
 		}
 	}
 	if len(blocked.Packages) == 0 {
@@ -320,7 +327,8 @@ func (a *added) explain(dir string, failed error) error {
 var movedBack = []struct{ is, belongs string }{{"usr/lib/sysimage/dpkg", "var/lib/dpkg"}}
 
 // madeByMmdebstrap are files that mmdebstrap adds if the tree lacks them.
-var madeByMmdebstrap = []string{"etc/fstab", "etc/hostname", "etc/resolv.conf", "var/lib/dpkg/arch", "usr/lib/sysimage/dpkg/arch", "etc/apt/apt.conf.d/99mmdebstrap"}
+var madeByMmdebstrap = []string{"etc/fstab", "etc/hostname", "etc/resolv.conf", "var/lib/dpkg/arch",
+	"usr/lib/sysimage/dpkg/arch", "etc/apt/apt.conf.d/99mmdebstrap"}
 
 // unpack writes the base as a tar file, as dpkg and apt expect it.
 func (a *added) unpack(ctx context.Context, path string) (err error) {
@@ -331,7 +339,8 @@ func (a *added) unpack(ctx context.Context, path string) (err error) {
 	defer func() { err = errors.Join(err, file.Close()) }()
 	buffered := bufio.NewWriterSize(file, 1<<20)
 	out := tar.NewWriter(buffered)
-	entries := slices.DeleteFunc(slices.Clone(a.base.Tree.Entries), func(e tree.Entry) bool { return aptSources(e.Path) })
+	entries := slices.DeleteFunc(slices.Clone(a.base.Tree.Entries),
+		func(e tree.Entry) bool { return aptSources(e.Path) })
 	for _, moved := range movedBack {
 		link, ok := a.base.Tree.Lookup(moved.belongs)
 		if !ok || link.Type != tree.Symlink {
@@ -375,7 +384,9 @@ func (a *added) filter(ctx context.Context, from io.Reader, out *tar.Writer) err
 func (a *added) keptEntries() []tree.Entry {
 	var kept []tree.Entry
 	for _, e := range a.base.Tree.Entries {
-		if aptSources(e.Path) || e.Type == tree.Directory && (e.Path == tree.Root || e.Path == "etc" || e.Path == "etc/apt" || e.Path == "etc/apt/sources.list.d") {
+		if aptSources(e.Path) ||
+			e.Type == tree.Directory &&
+				(e.Path == tree.Root || e.Path == "etc" || e.Path == "etc/apt" || e.Path == "etc/apt/sources.list.d") {
 			kept = append(kept, e)
 		}
 	}

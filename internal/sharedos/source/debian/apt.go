@@ -87,7 +87,8 @@ func (t *tail) Write(p []byte) (int, error) {
 
 // aptClient returns an HTTP client that uses the proxies of apt's configuration, or else those of the environment.
 func aptClient(ctx context.Context) (*http.Client, error) {
-	out, err := aptOutput(ctx, "apt-config", "dump", "--format", "%f|%v%n", "Acquire::http::Proxy", "Acquire::https::Proxy")
+	out, err := aptOutput(ctx, "apt-config", "dump", "--format", "%f|%v%n",
+		"Acquire::http::Proxy", "Acquire::https::Proxy")
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for its proxies: %w", err)
 	}

@@ -30,7 +30,9 @@ func (s *Source) suitesOf(base source.Base) error {
 		}
 	}
 	if len(suites) == 0 {
-		return fmt.Errorf("base %q has no sources of apt that name a suite of Debian: set suite to the code name of its release", base.Name)
+		return fmt.Errorf(
+			"base %q has no sources of apt that name a suite of Debian: set suite to the code name of its release",
+			base.Name)
 	}
 	s.Suite = suites[0]
 	if s.AdditionalSuites == nil {
@@ -51,8 +53,8 @@ type aptLine struct {
 // maxSources bounds a file with sources of apt in bytes.
 const maxSources = 1 << 20
 
-// aptLines reads the sources of apt of a tree, in both forms of sources.list(5). It leaves out what is not an archive of
-// packages, what is disabled, and archives with a key of their own in the file.
+// aptLines reads the sources of apt of a tree, in both forms of sources.list(5). It leaves out what
+// is not an archive of packages, what is disabled, and archives with a key of their own in the file.
 func aptLines(t *tree.Tree) ([]aptLine, error) {
 	var lines []aptLine
 	for _, e := range t.Entries {
@@ -100,7 +102,8 @@ func oneLines(text string) (lines []aptLine) {
 func stanzas(text string) (lines []aptLine) {
 	fields := map[string]string{}
 	end := func() {
-		own := strings.Contains(fields["signed-by"], "BEGIN PGP") || strings.EqualFold(strings.TrimSpace(fields["enabled"]), "no")
+		own := strings.Contains(fields["signed-by"], "BEGIN PGP") ||
+			strings.EqualFold(strings.TrimSpace(fields["enabled"]), "no")
 		if !own && slices.Contains(strings.Fields(fields["types"]), "deb") {
 			for _, suite := range strings.Fields(fields["suites"]) {
 				if components := strings.Fields(fields["components"]); len(components) > 0 {

@@ -99,7 +99,8 @@ func (s *Source) build(ctx context.Context, in *input, path string, progress sou
 	if in.kept, err = keptIn(s.CacheDir); err != nil {
 		return err
 	}
-	made := in.withNames(ctx, progress, func(ctx context.Context) error { return mmdebstrap(ctx, in, packed, progress) })
+	made := in.withNames(ctx, progress,
+		func(ctx context.Context) error { return mmdebstrap(ctx, in, packed, progress) })
 	if err := errors.Join(made, packed.Close()); err != nil {
 		return err
 	}

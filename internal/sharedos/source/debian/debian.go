@@ -71,7 +71,8 @@ var ErrNoMirror = errors.New("no mirror")
 var (
 	suiteName     = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*$`)
 	componentName = regexp.MustCompile(`^[a-z0-9][a-z0-9/-]*$`)
-	packageName   = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]*[a-z0-9.+](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+|/[a-z0-9.+-]+)?$`)
+	packageName   = regexp.MustCompile(
+		`^[a-z0-9][a-z0-9.+-]*[a-z0-9.+](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+|/[a-z0-9.+-]+)?$`)
 )
 
 // TarLimits returns the limits of the stream that Open returns.
@@ -176,8 +177,9 @@ func (s *Source) input(ctx context.Context, fresh bool) (*input, error) {
 		return nil, err
 	}
 	in := &input{
-		Recipe: recipe, Architecture: arch, Triggers: s.Triggers, readAt: time.Now(), mode: s.Mode, repositories: len(s.Repositories) > 0,
-		Packages: slices.Compact(slices.Sorted(slices.Values(s.Packages))), AnyDate: s.AnyDate,
+		Recipe: recipe, Architecture: arch, Triggers: s.Triggers, readAt: time.Now(), mode: s.Mode,
+		repositories: len(s.Repositories) > 0,
+		Packages:     slices.Compact(slices.Sorted(slices.Values(s.Packages))), AnyDate: s.AnyDate,
 	}
 	if err := s.readLocal(ctx, in); err != nil {
 		return nil, err
@@ -255,8 +257,8 @@ func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	return in.fingerprint()
 }
 
-// Inputs describes what the tree is made from and can change by itself, by names for a user: so a user can be told what has
-// changed since an earlier fingerprint.
+// Inputs describes what the tree is made from and can change by itself, by names for a user: so a
+// user can be told what has changed since an earlier fingerprint.
 func (s *Source) Inputs(ctx context.Context) (map[string]string, error) {
 	in, err := s.input(ctx, false)
 	if err != nil {

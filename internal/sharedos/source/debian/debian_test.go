@@ -54,7 +54,8 @@ func newDebianWorld(t *testing.T) *debianWorld {
 	w.server = httptest.NewServer(w)
 	t.Cleanup(w.server.Close)
 	t.Setenv("PATH", w.bin)
-	w.apt("other/dists/stable", "debian/dists/bookworm", "debian/dists/bookworm-updates", "security/dists/bookworm-security")
+	w.apt("other/dists/stable", "debian/dists/bookworm", "debian/dists/bookworm-updates",
+		"security/dists/bookworm-security")
 	w.script("apt-config", "")
 	w.mmdebstrap(sourcetest.Tar(t, sourcetest.Bootable("6.1")...), "")
 	return w
@@ -90,9 +91,12 @@ func (w *debianWorld) ServeHTTP(out http.ResponseWriter, r *http.Request) {
 	case "mirror", "other":
 		origin, label = "Somebody", "Else"
 	}
-	_, _ = fmt.Fprintf(out, "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: %s\nLabel: %s\nDate: %s\nMD5Sum:\n %s 1 main/binary-%s/Packages\n"+
-		"SHA256:\n %s 100 main/binary-%s/Packages\n %s 100 contrib/binary-%s/Packages.xz\n-----BEGIN PGP SIGNATURE-----\n SHA256:\n",
-		origin, label, released, strings.Repeat("0", 32), runtime.GOARCH, digest, runtime.GOARCH, digest, runtime.GOARCH)
+	_, _ = fmt.Fprintf(out,
+		"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: %s\nLabel: %s\nDate: %s\nMD5Sum:\n %s 1 "+
+			"main/binary-%s/Packages\nSHA256:\n %s 100 main/binary-%s/Packages\n %s 100 "+
+			"contrib/binary-%s/Packages.xz\n-----BEGIN PGP SIGNATURE-----\n SHA256:\n",
+		origin, label, released, strings.Repeat("0", 32), runtime.GOARCH, digest,
+		runtime.GOARCH, digest, runtime.GOARCH)
 }
 
 func (w *debianWorld) set(name, digest string) {
@@ -146,7 +150,8 @@ func (w *debianWorld) calls() []string {
 }
 
 func (w *debianWorld) source() *debian.Source {
-	return &debian.Source{Suite: "trixie", Packages: []string{"nginx-light", "dbus"}, CacheDir: filepath.Join(w.t.TempDir(), "cache")}
+	return &debian.Source{Suite: "trixie", Packages: []string{"nginx-light", "dbus"},
+		CacheDir: filepath.Join(w.t.TempDir(), "cache")}
 }
 
 func (w *debianWorld) fingerprint(d *debian.Source) string {
@@ -166,9 +171,11 @@ func TestDebianTellsAMissingPackageAtOnce(t *testing.T) {
 		spoilt   bool
 		want     string // "" if mmdebstrap decides
 	}{
-		"missing":            {[]string{"dbus", "nginx-lihgt"}, "Package: dbus\n\nPackage: nginx-light\n", false, "no archive has the package nginx-lihgt"},
-		"all there":          {[]string{"dbus", "nginx-light"}, "Package: dbus\n\nPackage: nginx-light\n", false, ""},
-		"provided":           {[]string{"dbus", "mail-agent"}, "Package: dbus\n\nPackage: exim\nProvides: x, mail-agent (= 1), y:any\n", false, ""},
+		"missing": {[]string{"dbus", "nginx-lihgt"}, "Package: dbus\n\nPackage: nginx-light\n", false,
+			"no archive has the package nginx-lihgt"},
+		"all there": {[]string{"dbus", "nginx-light"}, "Package: dbus\n\nPackage: nginx-light\n", false, ""},
+		"provided": {[]string{"dbus", "mail-agent"},
+			"Package: dbus\n\nPackage: exim\nProvides: x, mail-agent (= 1), y:any\n", false, ""},
 		"of another version": {[]string{"dbus=1.2", "nginx/trixie"}, "Package: dbus\n\nPackage: nginx\n", false, ""},
 		"another index":      {[]string{"dbus"}, "Package: none\n", true, ""},
 	} {
@@ -200,7 +207,8 @@ func TestDebianTellsAMissingPackageAtOnce(t *testing.T) {
 				sourcetest.Must(t, err)
 				return
 			}
-			if !errors.Is(err, debian.ErrNoPackage) || !strings.Contains(err.Error(), c.want) || !strings.Contains(last, "looking for the packages") {
+			if !errors.Is(err, debian.ErrNoPackage) || !strings.Contains(err.Error(), c.want) ||
+				!strings.Contains(last, "looking for the packages") {
 				t.Errorf("%v, at the step %q", err, last)
 			}
 			if took := time.Since(began); took > 30*time.Second {
@@ -234,8 +242,10 @@ func TestDebianIsMadeOnce(t *testing.T) {
 	url := w.server.URL
 	// Arguments that name files of this machine are left out.
 	hooks := regexp.MustCompile(` --skip=essential/unlink --setup-hook=.*/packages/\.fetched'`)
-	want := []string{fmt.Sprintf("1774972800 --variant=minbase --format=tar --architectures=%s --include=dbus,nginx-light -- trixie - "+
-		"deb %[2]s/debian trixie main deb %[2]s/debian trixie-updates main deb %[2]s/security trixie-security main", runtime.GOARCH, url)}
+	want := []string{fmt.Sprintf(
+		"1774972800 --variant=minbase --format=tar --architectures=%s --include=dbus,nginx-light -- trixie - "+
+			"deb %[2]s/debian trixie main deb %[2]s/debian trixie-updates main deb %[2]s/security trixie-security main",
+		runtime.GOARCH, url)}
 	got := w.calls()
 	if got[0] = hooks.ReplaceAllString(got[0], ""); !slices.Equal(got, want) {
 		t.Errorf("mmdebstrap was called\n%q\nwant\n%q", got, want)
@@ -379,7 +389,8 @@ func TestDebianSaysWhatIsMissing(t *testing.T) {
 			d := w.source()
 			c.spoil(w, d)
 			_, err := sourcetest.ReadSystem(t, d, nil)
-			if err == nil || c.err != nil && !errors.Is(err, c.err) || !strings.Contains(err.Error(), "debian suite "+d.Suite) {
+			if err == nil || c.err != nil && !errors.Is(err, c.err) ||
+				!strings.Contains(err.Error(), "debian suite "+d.Suite) {
 				t.Errorf("error %v, want %v about the source", err, c.err)
 			}
 			for _, want := range c.want {
@@ -397,7 +408,8 @@ func TestDebianSaysWhatIsMissing(t *testing.T) {
 func TestDebianPackageNames(t *testing.T) {
 	w := newDebianWorld(t)
 	d := w.source()
-	d.Packages = []string{"g++", "libstdc++6", "0ad", "libc6:i386", "nginx=1.26.3-3+deb13u2", "vim/trixie-backports", "bc"}
+	d.Packages = []string{"g++", "libstdc++6", "0ad", "libc6:i386", "nginx=1.26.3-3+deb13u2",
+		"vim/trixie-backports", "bc"}
 	w.fingerprint(d)
 }
 

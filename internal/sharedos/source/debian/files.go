@@ -110,7 +110,8 @@ func addFiles(ctx context.Context, name fmt.Stringer, from io.ReadCloser, files 
 // the top, such as /bin. Other links, such as /etc/resolv.conf, may be replaced.
 func checkReplaced(p string, header *tar.Header, given map[string]bool) error {
 	if given[p] && header.Typeflag == tar.TypeSymlink && tree.Parent(p) == tree.Root {
-		return fmt.Errorf("file %q: it would replace a link to %q that the OS needs: %w", "/"+p, header.Linkname, source.ErrRefused)
+		return fmt.Errorf("file %q: it would replace a link to %q that the OS needs: %w", "/"+p,
+			header.Linkname, source.ErrRefused)
 	}
 	if header.Typeflag != tar.TypeDir {
 		p = tree.Parent(p)

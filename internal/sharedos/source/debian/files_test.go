@@ -67,10 +67,11 @@ func TestDebianRefusesFilesThatCannotBeLaidOver(t *testing.T) {
 		err   error
 		want  string
 	}{
-		"relative":                {[]debian.File{{Path: "etc/motd"}}, source.ErrRefused, "not an absolute path"},
-		"outside":                 {[]debian.File{{Path: "/../etc/motd"}}, source.ErrRefused, "/../etc/motd"},
-		"the root":                {[]debian.File{{Path: "/"}}, source.ErrRefused, "empty"},
-		"twice":                   {[]debian.File{{Path: "/a"}, {Path: "/a", Content: "b"}}, source.ErrRefused, "twice"},
+		"relative": {[]debian.File{{Path: "etc/motd"}}, source.ErrRefused, "not an absolute path"},
+		"outside":  {[]debian.File{{Path: "/../etc/motd"}}, source.ErrRefused, "/../etc/motd"},
+		"the root": {[]debian.File{{Path: "/"}}, source.ErrRefused, "empty"},
+		"twice": {[]debian.File{{Path: "/a"}, {Path: "/a", Content: "b"}},
+			source.ErrRefused, "twice"},
 		"impossible mode":         {[]debian.File{{Path: "/a", Mode: 0o10000}}, source.ErrRefused, "mode"},
 		"not there":               {[]debian.File{{Path: "/a", From: "/nonexistent"}}, os.ErrNotExist, "/nonexistent"},
 		"in place of a link":      {[]debian.File{{Path: "/bin"}}, source.ErrRefused, "would replace a link"},
@@ -89,9 +90,11 @@ func TestDebianRefusesFilesThatCannotBeLaidOver(t *testing.T) {
 // A file that users give is in the base, in place of the link that a package makes, too.
 func TestDebianKeepsAResolverThatIsGiven(t *testing.T) {
 	w := newDebianWorld(t)
-	w.mmdebstrap(sourcetest.Tar(t, append(sourcetest.Bootable("6.1"), sourcetest.Link("etc/resolv.conf", "../run/x"))...), "")
+	w.mmdebstrap(sourcetest.Tar(t,
+		append(sourcetest.Bootable("6.1"), sourcetest.Link("etc/resolv.conf", "../run/x"))...), "")
 	d := w.source()
-	d.Files = []debian.File{{Path: "/etc/resolv.conf", Content: "nameserver 192.0.2.1\n", Mode: 0o644}, {Path: "/bin/own", Content: "own", Mode: 0o755}}
+	d.Files = []debian.File{{Path: "/etc/resolv.conf", Content: "nameserver 192.0.2.1\n", Mode: 0o644},
+		{Path: "/bin/own", Content: "own", Mode: 0o755}}
 	s, err := sourcetest.ReadSystem(t, d, nil)
 	sourcetest.Must(t, err)
 	for name, want := range map[string]string{"etc/resolv.conf": "nameserver 192.0.2.1\n", "usr/bin/own": "own"} {
@@ -149,7 +152,8 @@ done`)
 	sum := tree.Sum([]byte("a package")).Hex()
 	call := w.calls()[0]
 	for _, want := range []string{
-		"--mode=root", "--include=dbus,nginx-light", "--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount", "/" + sum + ".deb",
+		"--mode=root", "--include=dbus,nginx-light",
+		"--hook-dir=/usr/share/mmdebstrap/hooks/file-mirror-automount", "/" + sum + ".deb",
 		"/sharedos-0.sources", "/sharedos-1.sources", "deb " + w.server.URL + "/other stable main",
 	} {
 		if !strings.Contains(call, want) {
@@ -158,19 +162,22 @@ done`)
 	}
 	for name, want := range map[string]string{
 		sum + ".deb": "a package",
-		"sharedos-0.sources": "Types: deb\nURIs: " + w.server.URL + "/mirror\nSuites: trixie\nComponents: main\nSigned-By:\n" +
+		"sharedos-0.sources": "Types: deb\nURIs: " + w.server.URL +
+			"/mirror\nSuites: trixie\nComponents: main\nSigned-By:\n" +
 			" -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDME\n -----END PGP PUBLIC KEY BLOCK-----\n",
-		"sharedos-1.sources": "Types: deb\nURIs: " + w.server.URL + "/other\nSuites: stable\nComponents: main contrib\nSigned-By:\n" +
+		"sharedos-1.sources": "Types: deb\nURIs: " + w.server.URL +
+			"/other\nSuites: stable\nComponents: main contrib\nSigned-By:\n" +
 			" -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDME\n -----END PGP PUBLIC KEY BLOCK-----\n",
 	} {
 		if data, err := os.ReadFile(filepath.Join(kept, name)); err != nil || string(data) != want {
 			t.Errorf("%s: %q, %v, want %q", name, data, err, want)
 		}
 	}
-	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "sharedos-mmdebstrap-*")); err != nil || slices.ContainsFunc(left, func(dir string) bool {
-		_, err := os.Stat(filepath.Join(dir, sum+".deb"))
-		return err == nil
-	}) {
+	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "sharedos-mmdebstrap-*")); err != nil ||
+		slices.ContainsFunc(left, func(dir string) bool {
+			_, err := os.Stat(filepath.Join(dir, sum+".deb"))
+			return err == nil
+		}) {
 		t.Errorf("%q are left, %v", left, err)
 	}
 
@@ -228,11 +235,13 @@ func TestDebianRefusesWrongWordsOfRepositories(t *testing.T) {
 	w := newDebianWorld(t)
 	d := w.source()
 	d.MirrorKey, d.Mode = "not a key", "sudo"
-	d.Repositories = []debian.Repository{{URI: "https://example.com/x [trusted=yes]", Suite: "a b", Components: []string{"-"}, Key: "no"}}
+	d.Repositories = []debian.Repository{{URI: "https://example.com/x [trusted=yes]", Suite: "a b",
+		Components: []string{"-"}, Key: "no"}}
 	d.PackageFiles = []string{"/etc/passwd"}
 	_, err := d.Fingerprint(t.Context())
 	for _, want := range []string{
-		"key of the mirror: it is no OpenPGP", "a key of the mirror and no mirror", "trusted=yes", `"a b"`, `"-"`, "key of the repository", `"sudo" is not a mode`,
+		"key of the mirror: it is no OpenPGP", "a key of the mirror and no mirror", "trusted=yes", `"a b"`, `"-"`,
+		"key of the repository", `"sudo" is not a mode`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v\nsays nothing of %q", err, want)
@@ -248,7 +257,8 @@ func TestDebianRefusesWrongWordsOfRepositories(t *testing.T) {
 // A user who may not make a tree gets an error before anything is fetched, which says what to install.
 func TestDebianSaysWhichRightsAreMissing(t *testing.T) {
 	for mode, want := range map[string]string{
-		"auto": "uidmap", "root": "run as root", "unshare": "apt-get install uidmap", "fakechroot": "apt-get install fakechroot fakeroot",
+		"auto": "uidmap", "root": "run as root", "unshare": "apt-get install uidmap",
+		"fakechroot": "apt-get install fakechroot fakeroot",
 	} {
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run", "^TestDebianAsNobody$", "-test.v")
 		cmd.Env = append(os.Environ(), "SHAREDOS_TEST_MODE="+mode)

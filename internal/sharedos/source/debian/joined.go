@@ -67,7 +67,8 @@ func (j *Joined) Open(ctx context.Context, progress source.Progress) (io.ReadClo
 	if err != nil {
 		return nil, source.Wrap(j, err)
 	}
-	stream := tarstream.Pipe(ctx, j, func(ctx context.Context, out *tar.Writer) error { return j.write(ctx, dir, out, progress) })
+	stream := tarstream.Pipe(ctx, j,
+		func(ctx context.Context, out *tar.Writer) error { return j.write(ctx, dir, out, progress) })
 	return removing{stream, dir}, nil
 }
 
@@ -105,7 +106,8 @@ rm -rf "$1/` + packagesName + `"
 	if err := a.unpack(ctx, filepath.Join(dir, "base.tar")); err != nil {
 		return fmt.Errorf("copy base %q: %w", j.Base.Name, err)
 	}
-	args := append(a.customArgs(in, dir), "--skip=update", "--", "joined", "-", "deb [trusted=yes] copy:/nonexistent joined main")
+	args := append(a.customArgs(in, dir), "--skip=update", "--", "joined", "-",
+		"deb [trusted=yes] copy:/nonexistent joined main")
 	return a.copyMade(ctx, out, func(w io.Writer) error { return runMmdebstrap(ctx, in, args, w, progress) })
 }
 

@@ -21,7 +21,8 @@ func TestDebianKeepsWhatWasFetched(t *testing.T) {
 	sourcetest.Must(t, os.MkdirAll(filepath.Join(packages, ".fetched"), 0o700))
 	sourcetest.Must(t, os.WriteFile(filepath.Join(packages, ".fetched", "torn_1_all.deb"), []byte("half"), 0o600))
 	w.mmdebstrap(sourcetest.Tar(t, sourcetest.Bootable("6.1")...), fmt.Sprintf(
-		"cd %s/.fetched\necho a >a_1%%3a2_all.deb\n>lock\n/bin/mkdir partial\n/bin/ln -s /etc/shadow b_1_all.deb", packages))
+		"cd %s/.fetched\necho a >a_1%%3a2_all.deb\n>lock\n/bin/mkdir partial\n/bin/ln -s /etc/shadow b_1_all.deb",
+		packages))
 	_, err := sourcetest.ReadSystem(t, d, nil)
 	sourcetest.Must(t, err)
 	kept, err := os.ReadDir(packages)
@@ -42,12 +43,15 @@ func TestKeepHookGivesWhatTheIndexesName(t *testing.T) {
 		return named
 	}
 	stanza := func(name, version, arch, digest string) string {
-		return fmt.Sprintf("Package: %s\nArchitecture: %s\nVersion: %s\nDepends: x (= 1)\nSize: 3\nSHA256: %s\n\n", name, arch, version, digest)
+		return fmt.Sprintf("Package: %s\nArchitecture: %s\nVersion: %s\nDepends: x (= 1)\nSize: 3\nSHA256: %s\n\n",
+			name, arch, version, digest)
 	}
 	lists := stanza("good", "1:2+b1", "all", keep("good_1%3a2+b1_all.deb", "good", "")) +
 		stanza("older", "2", "all", tree.Sum([]byte("newer")).Hex()) +
-		stanza("twice", "1", "all", keep("twice_1_all.deb", "twice", "")) + stanza("twice", "1", "all", strings.Repeat("1", 64)) +
-		stanza("same", "1", "all", keep("same_1_all.deb", "same", "")) + stanza("same", "1", "all", tree.Sum([]byte("same")).Hex()) +
+		stanza("twice", "1", "all", keep("twice_1_all.deb", "twice", "")) +
+		stanza("twice", "1", "all", strings.Repeat("1", 64)) +
+		stanza("same", "1", "all", keep("same_1_all.deb", "same", "")) +
+		stanza("same", "1", "all", tree.Sum([]byte("same")).Hex()) +
 		stanza("spoilt", "1", "all", keep("spoilt_1_all.deb", "spoilt", strings.Repeat("2", 64)))
 	keep("older_1_all.deb", "older", "")
 	list := filepath.Join(root, "list")
@@ -56,7 +60,9 @@ func TestKeepHookGivesWhatTheIndexesName(t *testing.T) {
 	sourcetest.Must(t, os.MkdirAll(filepath.Join(root, "var/cache/apt"), 0o700))
 	run := func(update string) {
 		t.Helper()
-		script := fmt.Sprintf("#!/bin/sh\ncase $1 in update) >%[1]s/var/cache/apt/pkgcache.bin; %[2]s ;; *) echo %[3]s ;; esac\n", root, update, list)
+		script := fmt.Sprintf(
+			"#!/bin/sh\ncase $1 in update) >%[1]s/var/cache/apt/pkgcache.bin; %[2]s ;; *) echo %[3]s ;; esac\n", root,
+			update, list)
 		sourcetest.Must(t, os.WriteFile(filepath.Join(bin, "apt-get"), []byte(script), 0o700))
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", debian.KeepScript, "keep.sh", root, packages)
 		cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "MMDEBSTRAP_APT_CONFIG=/dev/null"}

@@ -147,9 +147,12 @@ func checkPrivileges(mode string) error {
 	case mode == "unshare" && !unshare:
 		return fmt.Errorf("%w: the mode unshare needs newuidmap: run apt-get install uidmap", source.ErrRequirement)
 	case mode == "fakechroot" && !fake:
-		return fmt.Errorf("%w: the mode fakechroot needs fakechroot and fakeroot: run apt-get install fakechroot fakeroot", source.ErrRequirement)
+		return fmt.Errorf(
+			"%w: the mode fakechroot needs fakechroot and fakeroot: run apt-get install fakechroot fakeroot",
+			source.ErrRequirement)
 	case !unshare && !fake:
-		return fmt.Errorf("%w: an ordinary user needs newuidmap (run apt-get install uidmap), or fakechroot and fakeroot, to make a tree", source.ErrRequirement)
+		return fmt.Errorf(
+			"%w: an ordinary user needs newuidmap (run apt-get install uidmap), or fakechroot and fakeroot, to make a tree", source.ErrRequirement)
 	default:
 		return nil
 	}

@@ -34,7 +34,8 @@ func (in *input) withNames(ctx context.Context, progress source.Progress, build 
 	go func() {
 		defer close(looked)
 		if missing := in.missing(looking); len(missing) > 0 {
-			end(fmt.Errorf("%w %s: check its name, and the suite, components and repositories", ErrNoPackage, strings.Join(missing, ", ")))
+			end(fmt.Errorf("%w %s: check its name, and the suite, components and repositories", ErrNoPackage,
+				strings.Join(missing, ", ")))
 		}
 	}()
 	err := build(ctx)
@@ -47,8 +48,8 @@ func (in *input) withNames(ctx context.Context, progress source.Progress, build 
 	return err
 }
 
-// missing returns the packages that no index has, also not as what a package provides. It is empty if an index cannot be
-// read: apt tells why.
+// missing returns the packages that no index has, also not as what a package provides. It is empty
+// if an index cannot be read: apt tells why.
 func (in *input) missing(ctx context.Context) []string {
 	if len(in.packageFiles) > 0 || in.repositories {
 		return nil // these may be the packages; and other archives may have indexes of their own for some
@@ -76,10 +77,12 @@ func (in *input) missing(ctx context.Context) []string {
 }
 
 // removeNames removes from wanted what the index of a component has. The index must have a digest, compressed or not.
-func (s suite) removeNames(ctx context.Context, client *http.Client, component, digest, arch string, wanted map[string]bool) error {
+func (s suite) removeNames(ctx context.Context, client *http.Client, component, digest, arch string,
+	wanted map[string]bool) error {
 	var failures []error
 	for _, compression := range []string{".xz", ".gz"} {
-		found, err := indexNames(ctx, client, s.Site+"/dists/"+s.Name+"/"+component+"/binary-"+arch+"/Packages"+compression, digest, wanted)
+		found, err := indexNames(ctx, client,
+			s.Site+"/dists/"+s.Name+"/"+component+"/binary-"+arch+"/Packages"+compression, digest, wanted)
 		if err == nil {
 			for _, name := range found {
 				delete(wanted, name)
@@ -91,7 +94,8 @@ func (s suite) removeNames(ctx context.Context, client *http.Client, component, 
 	return errors.Join(failures...)
 }
 
-func indexNames(ctx context.Context, client *http.Client, address, digest string, wanted map[string]bool) (found []string, err error) {
+func indexNames(ctx context.Context, client *http.Client, address, digest string,
+	wanted map[string]bool) (found []string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err

@@ -45,7 +45,8 @@ func (s *sites) suite(ctx context.Context, name string, components []string, arc
 			failures = append(failures, err)
 			continue
 		case security && r.label != labelSecurity, !security && !s.custom && r.origin != originDebian:
-			failures = append(failures, fmt.Errorf("%s is of %q with the label %q", site, source.Shorten(r.origin), source.Shorten(r.label)))
+			failures = append(failures,
+				fmt.Errorf("%s is of %q with the label %q", site, source.Shorten(r.origin), source.Shorten(r.label)))
 			continue
 		}
 		key := ""

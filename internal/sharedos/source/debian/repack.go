@@ -47,7 +47,8 @@ type repacker struct {
 type diversion struct{ to, by string }
 
 func newRepacker(t *tree.Tree, architecture string, users, groups map[uint32]bool) (*repacker, error) {
-	r := &repacker{tree: t, foreignUsers: users, foreignGroups: groups, stanzas: map[string]string{}, diverted: map[string]diversion{}}
+	r := &repacker{tree: t, foreignUsers: users, foreignGroups: groups, stanzas: map[string]string{},
+		diverted: map[string]diversion{}}
 	status, err := t.ReadFile(dpkgDir+"/status", maxStatusFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the package database: %w", err)
@@ -59,7 +60,8 @@ func newRepacker(t *tree.Tree, architecture string, users, groups map[uint32]boo
 			continue
 		}
 		if !plainName.MatchString(name) {
-			return nil, fmt.Errorf("read the package database: %q is not the name of a package: %w", source.Shorten(name), source.ErrMalformed)
+			return nil, fmt.Errorf("read the package database: %q is not the name of a package: %w",
+				source.Shorten(name), source.ErrMalformed)
 		}
 		// Names are as rootfs.Packages has them: with the architecture if it is a foreign one.
 		if arch := fields["Architecture"]; arch != architecture && arch != "all" {
@@ -131,7 +133,8 @@ func (r *repacker) write(name, dir string) (_ string, err error) {
 	if err := r.writeControl(&controlTar, info, control(stanza)); err != nil {
 		return "", fmt.Errorf("package %s: %w", name, err)
 	}
-	file, err := os.OpenFile(filepath.Join(dir, strings.ReplaceAll(name, ":", "_")+".deb"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err := os.OpenFile(filepath.Join(dir, strings.ReplaceAll(name, ":", "_")+".deb"),
+		os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -192,7 +195,8 @@ func writeMember(file *os.File, name string, write func(io.Writer) error) error 
 func (r *repacker) writeControl(w io.Writer, info, text string) error {
 	out := tar.NewWriter(w)
 	add := func(name string, mode uint32, data []byte) error {
-		header := &tar.Header{Name: "./" + name, Typeflag: tar.TypeReg, Mode: int64(mode), Size: int64(len(data)), ModTime: time.Unix(0, 0), Format: tar.FormatGNU}
+		header := &tar.Header{Name: "./" + name, Typeflag: tar.TypeReg, Mode: int64(mode), Size: int64(len(data)),
+			ModTime: time.Unix(0, 0), Format: tar.FormatGNU}
 		if err := out.WriteHeader(header); err != nil {
 			return err
 		}

@@ -43,15 +43,19 @@ func TestAPackageIsMadeAgain(t *testing.T) {
 	own := sourcetest.File("usr/share/acme/own", "data")
 	own.Uid, own.Gid = 999, 33
 	of := sourcetest.ReadTar(t, sourcetest.Tar(t,
-		sourcetest.Link("lib", "usr/lib"), sourcetest.File("usr/lib/acme.so", "library"), sourcetest.Program("usr/bin/acme", "program"),
+		sourcetest.Link("lib", "usr/lib"), sourcetest.File("usr/lib/acme.so", "library"),
+		sourcetest.Program("usr/bin/acme", "program"),
 		sourcetest.File("usr/bin/acme.distrib", "what the package has"), sourcetest.File("etc/acme.conf", "abc"), own,
 		sourcetest.File("usr/lib/sysimage/dpkg/status", repackStatus),
 		sourcetest.File("usr/lib/sysimage/dpkg/diversions", list("/usr/bin/acme", "/usr/bin/acme.distrib", "other")),
-		sourcetest.File("usr/lib/sysimage/dpkg/info/acme.list", list("/.", "/lib", "/lib/acme.so", "/usr", "/usr/bin", "/usr/bin/acme", "/usr/share",
-			"/usr/share/acme", "/usr/share/acme/own", "/usr/share/doc", "/usr/share/doc/acme", "/etc", "/etc/acme.conf")),
+		sourcetest.File("usr/lib/sysimage/dpkg/info/acme.list",
+			list("/.", "/lib", "/lib/acme.so", "/usr", "/usr/bin", "/usr/bin/acme", "/usr/share",
+				"/usr/share/acme", "/usr/share/acme/own", "/usr/share/doc", "/usr/share/doc/acme",
+				"/etc", "/etc/acme.conf")),
 		sourcetest.Program("usr/lib/sysimage/dpkg/info/acme.postinst", "#!/bin/sh\n"),
 		sourcetest.File("usr/lib/sysimage/dpkg/info/acme.conffiles", "/etc/acme.conf\n"),
-		sourcetest.File("usr/lib/sysimage/dpkg/info/acme:arm64.list", list("/.", "/usr", "/usr/share", "/usr/share/acme", "/usr/share/acme/own")),
+		sourcetest.File("usr/lib/sysimage/dpkg/info/acme:arm64.list",
+			list("/.", "/usr", "/usr/share", "/usr/share/acme", "/usr/share/acme/own")),
 	))
 	r, err := newRepacker(of, "amd64", map[uint32]bool{999: true}, nil)
 	sourcetest.Must(t, err)
@@ -67,13 +71,15 @@ func TestAPackageIsMadeAgain(t *testing.T) {
 		return string(said)
 	}
 	if control := ask("--field", made); strings.Contains(control, "Status") || strings.Contains(control, "acme.conf") ||
-		!strings.Contains(control, "Version: 1:2.0-1\n") || !strings.Contains(control, "Description: a test\n with a long text\n") {
+		!strings.Contains(control, "Version: 1:2.0-1\n") ||
+		!strings.Contains(control, "Description: a test\n with a long text\n") {
 		t.Errorf("control file:\n%s", control)
 	}
 	root := t.TempDir()
 	ask("--raw-extract", made, root)
 	for name, want := range map[string]string{
-		"lib/acme.so": "library", "usr/bin/acme": "what the package has", "etc/acme.conf": "abc", "usr/share/acme/own": "data",
+		"lib/acme.so": "library", "usr/bin/acme": "what the package has", "etc/acme.conf": "abc",
+		"usr/share/acme/own": "data",
 		"usr/share/doc/acme": "", "DEBIAN/postinst": "#!/bin/sh\n", "DEBIAN/conffiles": "/etc/acme.conf\n",
 	} {
 		if got, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(got) != want {
@@ -84,7 +90,8 @@ func TestAPackageIsMadeAgain(t *testing.T) {
 		t.Errorf("/lib is no directory in the package: %v", err)
 	}
 	// The number of an account that a script has made is none that a package has.
-	if listed := ask("--contents", made); !strings.Contains(listed, "0/33 ") && !strings.Contains(listed, "root/www-data") {
+	if listed := ask("--contents", made); !strings.Contains(listed, "0/33 ") &&
+		!strings.Contains(listed, "root/www-data") {
 		t.Errorf("owners:\n%s", listed)
 	}
 	if _, err := r.write("acme:arm64", dir); err != nil {
@@ -102,19 +109,23 @@ func TestAPackageIsMadeAgain(t *testing.T) {
 	}
 }
 
-// A package that one component was made for and that another one needs is no mere dependency. Each package is made once, and none of
-// the base.
+// A package that one component was made for and that another one needs is no mere dependency. Each
+// package is made once, and none of the base.
 func TestPackagesOfAllPartsAreMadeOnce(t *testing.T) {
 	of := func(auto string, names ...string) *tree.Tree {
 		status := ""
-		items := []sourcetest.Item{sourcetest.Link("sbin", "usr/sbin"), sourcetest.Program("usr/sbin/init", "\x7fELF\x02\x01\x01"+strings.Repeat("\x00", 9)+"\x03\x00\x3e\x00")}
+		items := []sourcetest.Item{sourcetest.Link("sbin", "usr/sbin"),
+			sourcetest.Program("usr/sbin/init", "\x7fELF\x02\x01\x01"+strings.Repeat("\x00", 9)+"\x03\x00\x3e\x00")}
 		for _, name := range names {
-			status += "Package: " + name + "\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\nDescription: x\n\n"
+			status += "Package: " + name +
+				"\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\nDescription: x\n\n"
 			items = append(items, sourcetest.File(dpkgDir+"/info/"+name+".list", "/.\n"))
 		}
 		items = append(items, sourcetest.File(dpkgDir+"/status", strings.TrimSuffix(status, "\n")))
 		if auto != "" {
-			items = append(items, sourcetest.File("var/lib/apt/extended_states", "Package: "+auto+"\nArchitecture: amd64\nAuto-Installed: 1\n"))
+			items = append(items,
+				sourcetest.File("var/lib/apt/extended_states",
+					"Package: "+auto+"\nArchitecture: amd64\nAuto-Installed: 1\n"))
 		}
 		return sourcetest.ReadTar(t, sourcetest.Tar(t, items...))
 	}

@@ -64,7 +64,8 @@ func (r Repository) suite(ctx context.Context, s *sites, arch string) (suite, er
 // stays in the tree, key included, so apt in a VM can use the suite, too. Its name is the same in every build.
 func (s suite) writeSources(dir string, number int, anyDate bool) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\n", s.Site, s.Name, strings.Join(s.Components, " "))
+	fmt.Fprintf(&b, "Types: deb\nURIs: %s\nSuites: %s\nComponents: %s\n", s.Site, s.Name,
+		strings.Join(s.Components, " "))
 	if anyDate {
 		b.WriteString("Check-Valid-Until: no\n")
 	}

@@ -85,11 +85,11 @@ func keepXattrs(all map[string]string, kind tree.Type) map[string]string {
 func TestDirectoryKeepsWhatOnlyRootMayGive(t *testing.T) {
 	dir := sourcetest.TempDir(t)
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-	acl := "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x21\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff" +
-		"\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
+	acl := "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x21\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
 	contents := map[tree.Digest]string{tree.Sum([]byte("ping")): "ping"}
 	ping := tree.Entry{
-		Path: "ping", Type: tree.Regular, Mode: 0o6755, UID: 4_000_000_000, GID: 5, Size: 4, Digest: tree.Sum([]byte("ping")),
+		Path: "ping", Type: tree.Regular, Mode: 0o6755, UID: 4_000_000_000, GID: 5, Size: 4,
+		Digest: tree.Sum([]byte("ping")),
 		Xattrs: map[string]string{"security.capability": capability}, ModTime: time.Unix(1_700_000_000, 0),
 	}
 	private := ping
@@ -124,7 +124,8 @@ func TestDirectoryMapsOwners(t *testing.T) {
 		{Path: "b", Type: tree.Symlink, Mode: 0o777, Link: "a", UID: 1000, GID: 100_000},
 	}
 	sourcetest.LayOut(t, dir, entries, nil)
-	shifted := []directory.IDRange{{OnDisk: 100_000, InTree: 0, Count: 65_536}, {OnDisk: 1000, InTree: 70_000, Count: 1}}
+	shifted := []directory.IDRange{{OnDisk: 100_000, InTree: 0, Count: 65_536},
+		{OnDisk: 1000, InTree: 70_000, Count: 1}}
 	for name, c := range map[string]struct {
 		owners directory.Owners
 		want   string
@@ -149,17 +150,21 @@ func TestDirectoryMapsOwners(t *testing.T) {
 		owners directory.Owners
 		want   string
 	}{
-		"not mapped":   {directory.Owners{UIDs: shifted[:1]}, `"b": its uid 1000`},
-		"overlap":      {directory.Owners{UIDs: append([]directory.IDRange{{OnDisk: 165_535, InTree: 90_000, Count: 1}}, shifted...)}, "overlap"},
-		"overlap in":   {directory.Owners{GIDs: []directory.IDRange{{Count: 2}, {OnDisk: 5, InTree: 1, Count: 1}}}, "overlap"},
+		"not mapped": {directory.Owners{UIDs: shifted[:1]}, `"b": its uid 1000`},
+		"overlap": {directory.Owners{UIDs: append([]directory.IDRange{{OnDisk: 165_535, InTree: 90_000, Count: 1}},
+			shifted...)}, "overlap"},
+		"overlap in": {directory.Owners{GIDs: []directory.IDRange{{Count: 2}, {OnDisk: 5, InTree: 1, Count: 1}}},
+			"overlap"},
 		"none":         {directory.Owners{UIDs: []directory.IDRange{{OnDisk: 1}}}, "impossible"},
 		"out of range": {directory.Owners{UIDs: []directory.IDRange{{OnDisk: 1 << 31, Count: 1 << 31}}}, "impossible"},
 	} {
 		src := directory.Source{Path: dir, Owners: c.owners}
-		if _, err := src.Fingerprint(t.Context()); !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), c.want) {
+		if _, err := src.Fingerprint(t.Context()); !errors.Is(err, source.ErrRefused) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: fingerprint: %v, want ErrRefused that says %s", name, err, c.want)
 		}
-		if _, _, err := sourcetest.Read(t, src); !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), c.want) {
+		if _, _, err := sourcetest.Read(t, src); !errors.Is(err, source.ErrRefused) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: open: %v, want ErrRefused that says %s", name, err, c.want)
 		}
 	}
@@ -200,7 +205,8 @@ func TestDirectoryRefusesOverlayAttributes(t *testing.T) {
 	dir := sourcetest.TempDir(t)
 	sourcetest.Must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
 	sourcetest.Must(t, unix.Setxattr(filepath.Join(dir, "etc"), "trusted.overlay.opaque", []byte("y"), 0))
-	if _, _, err := sourcetest.Read(t, directory.Source{Path: dir}); !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), "trusted.overlay.opaque") {
+	if _, _, err := sourcetest.Read(t, directory.Source{Path: dir}); !errors.Is(err, source.ErrRefused) ||
+		!strings.Contains(err.Error(), "trusted.overlay.opaque") {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
 }
@@ -245,10 +251,12 @@ func TestDirectoryNamesWhatItCannotRead(t *testing.T) {
 	file := filepath.Join(dir, "file")
 	sourcetest.Must(t, os.WriteFile(file, nil, 0o600))
 	for _, path := range []string{filepath.Join(dir, "none"), file} {
-		if _, err := (directory.Source{Path: path}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := (directory.Source{Path: path}).Fingerprint(t.Context()); err == nil ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
-		if _, err := (directory.Source{Path: path}).Open(t.Context(), nil); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := (directory.Source{Path: path}).Open(t.Context(), nil); err == nil ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -345,7 +353,8 @@ func TestDirectoryThatChangesWhileItIsReadIsReported(t *testing.T) {
 	sourcetest.Must(t, err)
 	sourcetest.Must(t, os.Truncate(big, 7<<20))
 	_, _, readErr := tarstream.Read(t.Context(), stream, sourcetest.TempDir(t), source.Limits{})
-	if err := stream.Close(); err == nil || !strings.Contains(err.Error(), "changed while it was read") || !strings.Contains(err.Error(), `"big"`) {
+	if err := stream.Close(); err == nil || !strings.Contains(err.Error(), "changed while it was read") ||
+		!strings.Contains(err.Error(), `"big"`) {
 		t.Errorf("got %v and %v", err, readErr)
 	}
 }

@@ -51,11 +51,14 @@ func (o Owners) check() error {
 		for i, r := range ranges {
 			// The largest number means "none" to the kernel.
 			if end := uint64(r.Count) + uint64(max(r.OnDisk, r.InTree)); r.Count == 0 || end > 1<<32-1 {
-				return fmt.Errorf("%s range %d to %d of %d numbers is impossible: %w", what, r.OnDisk, r.InTree, r.Count, source.ErrRefused)
+				return fmt.Errorf("%s range %d to %d of %d numbers is impossible: %w", what, r.OnDisk, r.InTree,
+					r.Count, source.ErrRefused)
 			}
 			for _, other := range ranges[:i] {
-				if overlap(r.OnDisk, other.OnDisk, r.Count, other.Count) || overlap(r.InTree, other.InTree, r.Count, other.Count) {
-					return fmt.Errorf("%s ranges from %d and from %d overlap: %w", what, other.OnDisk, r.OnDisk, source.ErrRefused)
+				if overlap(r.OnDisk, other.OnDisk, r.Count, other.Count) ||
+					overlap(r.InTree, other.InTree, r.Count, other.Count) {
+					return fmt.Errorf("%s ranges from %d and from %d overlap: %w", what, other.OnDisk,
+						r.OnDisk, source.ErrRefused)
 				}
 			}
 		}

@@ -106,10 +106,12 @@ func (s Source) write(ctx context.Context, file *cache.File, read func(int64), o
 }
 
 // writePartition mounts a partition and writes its content as the described tree.
-func (s Source) writePartition(ctx context.Context, file *cache.File, from disk, p partition, content directory.Tree, out *tar.Writer) (err error) {
+func (s Source) writePartition(ctx context.Context, file *cache.File, from disk, p partition, content directory.Tree,
+	out *tar.Writer) (err error) {
 	name := fileSystemOf(from, p.offset)
 	if name == "" {
-		return errors.New("it holds no file system that is supported (ext4, xfs, btrfs); if it is encrypted or a volume group, make an archive of it in a VM")
+		return errors.New(
+			"it holds no file system that is supported (ext4, xfs, btrfs); if it is encrypted or a volume group, make an archive of it in a VM")
 	}
 	backing, offset := file.File, p.offset
 	if image, ok := from.(*qcow2); ok {
@@ -155,7 +157,8 @@ func openDisk(file *cache.File) (disk, error) {
 	}
 	for start, format := range unsupported {
 		if string(head[:len(start)]) == start {
-			return nil, fmt.Errorf("it has the format %s: unpack it, or convert it with qemu-img convert -O qcow2", format)
+			return nil, fmt.Errorf("it has the format %s: unpack it, or convert it with qemu-img convert -O qcow2",
+				format)
 		}
 	}
 	if string(head[:4]) == qcow2Magic {

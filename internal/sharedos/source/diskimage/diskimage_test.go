@@ -65,7 +65,8 @@ func smallRoot(t *testing.T) (dir string, entries []tree.Entry) {
 		{Path: "console", Type: tree.CharDevice, Mode: 0o600, Major: 5, Minor: 1, ModTime: at},
 		{Path: "dev", Type: tree.Directory, Mode: 0o755, ModTime: at},
 		{Path: "not-\xff-utf8", Type: tree.Symlink, Mode: 0o777, Link: "/etc", ModTime: at},
-		{Path: "ping", Type: tree.Regular, Mode: 0o4755, UID: 70_000, GID: 5, Size: 4, Digest: tree.Sum([]byte("ping")), ModTime: at,
+		{Path: "ping", Type: tree.Regular, Mode: 0o4755, UID: 70_000, GID: 5, Size: 4,
+			Digest: tree.Sum([]byte("ping")), ModTime: at,
 			Xattrs: map[string]string{"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "user.a": strings.Repeat("a", 100)}},
 	}
 	sourcetest.LayOut(t, dir, entries, contents)
@@ -113,25 +114,33 @@ func TestDiskImageOfEveryForm(t *testing.T) {
 		at        map[int64]string
 		partition int
 	}{
-		"GPT, by the type of the root":      {"label: gpt\n" + part(1, linuxType) + part(30, rootType), map[int64]string{1: other, 30: ext4}, 0},
+		"GPT, by the type of the root": {"label: gpt\n" + part(1, linuxType) + part(30, rootType),
+			map[int64]string{1: other, 30: ext4}, 0},
 		"GPT, the only one of Linux's type": {"label: gpt\n" + part(1, "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B") + part(30, linuxType), map[int64]string{30: ext4}, 0},
-		"GPT, by number":                    {"label: gpt\n" + part(1, linuxType) + part(30, linuxType), map[int64]string{1: other, 30: ext4}, 2},
-		"GPT of large sectors":              {"label: gpt\nsector-size: 4096\n" + fmt.Sprintf("start=%d, size=%d, %s\n", 256, partMiB*256, rootType), map[int64]string{1: ext4}, 0},
-		"MBR":                               {"label: dos\n" + part(1, "type=82") + part(30, "type=83, bootable"), map[int64]string{30: ext4}, 0},
-		"no partition table":                {"", map[int64]string{0: ext4}, 0},
+		"GPT, by number": {"label: gpt\n" + part(1, linuxType) + part(30, linuxType),
+			map[int64]string{1: other, 30: ext4}, 2},
+		"GPT of large sectors": {"label: gpt\nsector-size: 4096\n" +
+			fmt.Sprintf("start=%d, size=%d, %s\n", 256, partMiB*256, rootType), map[int64]string{1: ext4}, 0},
+		"MBR": {"label: dos\n" + part(1, "type=82") + part(30, "type=83, bootable"),
+			map[int64]string{30: ext4}, 0},
+		"no partition table": {"", map[int64]string{0: ext4}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := diskOf(t, c.table, c.at)
 			requireEntries(t, diskimage.Source{Path: raw, Partition: c.partition}, want)
-			for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"}, {"-o", "compat=0.10,cluster_size=4096"}} {
+			for _, options := range [][]string{nil, {"-c"}, {"-c", "-o", "compression_type=zstd"},
+				{"-o", "compat=0.10,cluster_size=4096"}} {
 				packed := filepath.Join(sourcetest.TempDir(t), "disk.qcow2")
-				sourcetest.Run(t, "", "qemu-img", append(append([]string{"convert", "-O", "qcow2"}, options...), raw, packed)...)
-				requireEntries(t, diskimage.Source{Path: packed, Partition: c.partition, CacheDir: sourcetest.TempDir(t)}, want)
+				sourcetest.Run(t, "", "qemu-img",
+					append(append([]string{"convert", "-O", "qcow2"}, options...), raw, packed)...)
+				requireEntries(t, diskimage.Source{Path: packed, Partition: c.partition,
+					CacheDir: sourcetest.TempDir(t)}, want)
 			}
 		})
 	}
 	t.Run("GPT with a partition for /boot", func(t *testing.T) {
-		raw := diskOf(t, "label: gpt\n"+part(1, rootType)+part(30, bootType), map[int64]string{1: ext4, 30: sourcetest.Ext4(t, bootDir)})
+		raw := diskOf(t, "label: gpt\n"+part(1, rootType)+part(30, bootType),
+			map[int64]string{1: ext4, 30: sourcetest.Ext4(t, bootDir)})
 		want := slices.Clone(want)
 		i := slices.IndexFunc(want, func(e tree.Entry) bool { return e.Path == "boot/hidden" })
 		want[i].Path, want[i].Mode = "boot/vmlinuz", 0o600
@@ -171,16 +180,18 @@ func TestDiskImageThatIsNotClearIsRefused(t *testing.T) {
 		partition int
 		want      string
 	}{
-		"two of the general type": {gpt(part(1, linuxType), part(30, linuxType+", name=data")), nil, 0, `set its number; there are 1 (type 0FC63DAF-8483-4772-8E79-3D69D8477DE4, 24 MiB), 2 (type`},
-		"no such number":          {gpt(part(1, rootType)), map[int64]string{1: ext4}, 3, "no partition 3"},
-		"a number and no table":   {"", map[int64]string{0: ext4}, 1, "no partition 1"},
-		"none of a type":          {gpt(part(1, "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B")), nil, 0, "not clear"},
-		"nothing in it":           {gpt(part(1, rootType)), nil, 0, "no file system that is supported"},
-		"nothing at all":          {"", nil, 0, "neither a partition table nor a supported file system"},
+		"two of the general type": {gpt(part(1, linuxType), part(30, linuxType+", name=data")), nil, 0,
+			`set its number; there are 1 (type 0FC63DAF-8483-4772-8E79-3D69D8477DE4, 24 MiB), 2 (type`},
+		"no such number":        {gpt(part(1, rootType)), map[int64]string{1: ext4}, 3, "no partition 3"},
+		"a number and no table": {"", map[int64]string{0: ext4}, 1, "no partition 1"},
+		"none of a type":        {gpt(part(1, "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B")), nil, 0, "not clear"},
+		"nothing in it":         {gpt(part(1, rootType)), nil, 0, "no file system that is supported"},
+		"nothing at all":        {"", nil, 0, "neither a partition table nor a supported file system"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := diskOf(t, c.table, c.at)
-			if _, _, err := sourcetest.Read(t, diskimage.Source{Path: raw, Partition: c.partition}); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, _, err := sourcetest.Read(t, diskimage.Source{Path: raw, Partition: c.partition}); err == nil ||
+				!strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want an error that says %s", err, c.want)
 			}
 		})
@@ -198,11 +209,13 @@ func TestDiskImageRefusesHostileImages(t *testing.T) {
 	packed := filepath.Join(sourcetest.TempDir(t), "disk.qcow2")
 	sourcetest.Run(t, "", "qemu-img", "convert", "-O", "qcow2", raw, packed)
 	for path, want := range map[string]string{difference: "the difference to another image", vmdk: "qemu-img convert"} {
-		if _, _, err := sourcetest.Read(t, diskimage.Source{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := sourcetest.Read(t, diskimage.Source{Path: path}); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error that says %s", filepath.Base(path), err, want)
 		}
 	}
-	if _, _, err := sourcetest.Read(t, diskimage.Source{Path: packed, Limits: source.Limits{Content: 1000}}); !errors.Is(err, source.ErrLimit) {
+	if _, _, err := sourcetest.Read(t,
+		diskimage.Source{Path: packed, Limits: source.Limits{Content: 1000}}); !errors.Is(err, source.ErrLimit) {
 		t.Errorf("an image over the limit: %v, want ErrLimit", err)
 	}
 	whole, err := os.ReadFile(packed)
@@ -232,7 +245,8 @@ func TestDiskImageThatWasNotShutDownIsRefused(t *testing.T) {
 	binary.LittleEndian.PutUint32(flags, binary.LittleEndian.Uint32(flags)|4)
 	_, err = image.WriteAt(flags, 1024+0x60)
 	sourcetest.Must(t, errors.Join(err, image.Close()))
-	if _, _, err := sourcetest.Read(t, diskimage.Source{Path: ext4}); err == nil || !strings.Contains(err.Error(), "shut it down") {
+	if _, _, err := sourcetest.Read(t, diskimage.Source{Path: ext4}); err == nil ||
+		!strings.Contains(err.Error(), "shut it down") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -243,7 +257,8 @@ func TestDiskImageIsKnownByItsBytes(t *testing.T) {
 	first, err := image.Fingerprint(t.Context())
 	sourcetest.Must(t, err)
 	before := sourcetest.BytesRead(t)
-	if again, err := image.Fingerprint(t.Context()); err != nil || again != first || sourcetest.BytesRead(t)-before > diskMiB<<19 {
+	if again, err := image.Fingerprint(t.Context()); err != nil || again != first ||
+		sourcetest.BytesRead(t)-before > diskMiB<<19 {
 		t.Errorf("%s, %v after %s; %d bytes read", again, err, first, sourcetest.BytesRead(t)-before)
 	}
 	image.Partition = 1

@@ -72,7 +72,8 @@ func TestABtrfsWhoseRootIsASubvolumeOfManyIsRefusedByName(t *testing.T) {
 		sourcetest.Must(t, os.MkdirAll(filepath.Join(at, "root", "etc"), 0o755))
 	}, "mkfs.btrfs", "-q")
 	_, _, err := sourcetest.Read(t, diskimage.Source{Path: path})
-	if !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), `"root"`) || !strings.Contains(err.Error(), "set-default") {
+	if !errors.Is(err, source.ErrRefused) || !strings.Contains(err.Error(), `"root"`) ||
+		!strings.Contains(err.Error(), "set-default") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -45,7 +45,8 @@ func FuzzDisk(f *testing.F) {
 			}
 		}
 		found, err := findRoots(from, from.Size(), 0, "amd64")
-		if err == nil && (found.root.offset < 0 || found.root.size <= 0 || found.root.offset > from.Size()-found.root.size) {
+		if err == nil && (found.root.offset < 0 || found.root.size <= 0 ||
+			found.root.offset > from.Size()-found.root.size) {
 			t.Fatalf("a disk of %d bytes has the partition %+v", from.Size(), found.root)
 		}
 	})
@@ -84,7 +85,8 @@ func smallGPT() []byte {
 
 func TestTheSmallDisksAreRead(t *testing.T) {
 	gpt := rawBytes{bytes.NewReader(smallGPT())}
-	if found, err := findRoots(gpt, gpt.Size(), 0, "amd64"); err != nil || found.root.offset != 4*512 || found.root.size != 4*512 {
+	if found, err := findRoots(gpt, gpt.Size(), 0, "amd64"); err != nil || found.root.offset != 4*512 ||
+		found.root.size != 4*512 {
 		t.Errorf("%+v, %v", found, err)
 	}
 	packed := smallQcow2(0x600, 0)
@@ -94,7 +96,8 @@ func TestTheSmallDisksAreRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make([]byte, 1024)
-	if _, err := q.ReadAt(got, 0); err != nil || !bytes.HasPrefix(got, []byte("cluster\x00")) || !bytes.Equal(got[512:], make([]byte, 512)) {
+	if _, err := q.ReadAt(got, 0); err != nil || !bytes.HasPrefix(got, []byte("cluster\x00")) ||
+		!bytes.Equal(got[512:], make([]byte, 512)) {
 		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -33,9 +33,11 @@ func mount(file *os.File, offset, size int64, name string) (_ *os.File, err erro
 	fs, err := unix.Fsopen(name, unix.FSOPEN_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.ENODEV):
-		return nil, fmt.Errorf("%w: this machine's kernel has no %s; load it with: modprobe %s", source.ErrRequirement, name, name)
+		return nil, fmt.Errorf("%w: this machine's kernel has no %s; load it with: modprobe %s",
+			source.ErrRequirement, name, name)
 	case errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("%w: only root may mount; run as root, or make an archive of the image in a VM", source.ErrRequirement)
+		return nil, fmt.Errorf("%w: only root may mount; run as root, or make an archive of the image in a VM",
+			source.ErrRequirement)
 	case err != nil:
 		return nil, os.NewSyscallError("fsopen", err)
 	}
@@ -58,9 +60,11 @@ func mount(file *os.File, offset, size int64, name string) (_ *os.File, err erro
 		return nil, fmt.Errorf("%w: it was not unmounted: start the image once and shut it down", source.ErrCorrupt)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w: the kernel rejects it; dmesg shows why", source.ErrCorrupt, os.NewSyscallError("fsconfig", err))
+		return nil, fmt.Errorf("%w: %w: the kernel rejects it; dmesg shows why", source.ErrCorrupt,
+			os.NewSyscallError("fsconfig", err))
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC,
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("fsmount", err)
 	}
@@ -77,9 +81,12 @@ func attachLoop(file *os.File, offset, size int64) (_ *os.File, err error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("%w: there is no /dev/loop-control; load the module with: modprobe loop", source.ErrRequirement)
+		return nil, fmt.Errorf("%w: there is no /dev/loop-control; load the module with: modprobe loop",
+			source.ErrRequirement)
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("%w: only root may use loop devices; run as root, or make an archive of the image in a VM", source.ErrRequirement)
+		return nil, fmt.Errorf(
+			"%w: only root may use loop devices; run as root, or make an archive of the image in a VM",
+			source.ErrRequirement)
 	case err != nil:
 		return nil, err
 	}
@@ -101,7 +108,8 @@ func attachLoop(file *os.File, offset, size int64) (_ *os.File, err error) {
 		if err == nil {
 			return loop, nil
 		}
-		if err = errors.Join(os.NewSyscallError("LOOP_CONFIGURE "+path, err), loop.Close()); !errors.Is(err, unix.EBUSY) {
+		if err = errors.Join(os.NewSyscallError("LOOP_CONFIGURE "+path, err),
+			loop.Close()); !errors.Is(err, unix.EBUSY) {
 			return nil, err
 		}
 	}

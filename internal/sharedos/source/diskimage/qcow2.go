@@ -207,7 +207,8 @@ func (q *qcow2) unpack(entry uint64) ([]byte, error) {
 	cluster := make([]byte, 1<<q.clusterBits)
 	var from io.Reader
 	if q.zstd {
-		z, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderMaxWindow(1<<23), zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderMaxWindow(1<<23),
+			zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, err
 		}

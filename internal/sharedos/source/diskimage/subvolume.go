@@ -29,8 +29,10 @@ func refuseSubvolumes(root *os.File) error {
 		return nil // package rootfs reports what the tree lacks
 	}
 	slices.Sort(roots)
-	return fmt.Errorf("its btrfs has the root file system in the subvolume %q, which is not its default: %w; mount the image and make it "+
-		"that, with btrfs subvolume set-default, or make an archive of the system while it runs", roots, source.ErrRefused)
+	return fmt.Errorf(
+		"its btrfs has the root file system in the subvolume %q, which is not its default: %w; mount the image and "+
+			"make it that, with btrfs subvolume set-default, or make an archive of the system while it runs",
+		roots, source.ErrRefused)
 }
 
 // isDirectoryAt reports whether a path relative to dir is a directory. A symbolic link to one does not count.

@@ -103,7 +103,8 @@ func readGPT(disk io.ReaderAt, size, sector int64, header []byte) ([]partition, 
 		p := partition{number: i + 1, kind: guid(e[:16]), name: gptName(e[56:128])}
 		from, to := binary.LittleEndian.Uint64(e[32:]), binary.LittleEndian.Uint64(e[40:])
 		if from > to || to >= uint64(size/sector) {
-			return nil, fmt.Errorf("partition %d from sector %d to %d of %d: %w", p.number, from, to, size/sector, errTable)
+			return nil, fmt.Errorf("partition %d from sector %d to %d of %d: %w", p.number, from,
+				to, size/sector, errTable)
 		}
 		p.offset, p.size = int64(from)*sector, int64(to-from+1)*sector
 		all = append(all, p)
@@ -150,7 +151,8 @@ func readMBR(disk io.ReaderAt, size int64) ([]partition, error) {
 			return nil, nil // it is not a table but the boot code of a file system
 		}
 		if p.offset+p.size > size {
-			return nil, fmt.Errorf("partition %d ends %d bytes after the end of the disk: %w", p.number, p.offset+p.size-size, errTable)
+			return nil, fmt.Errorf("partition %d ends %d bytes after the end of the disk: %w", p.number,
+				p.offset+p.size-size, errTable)
 		}
 		if !strings.Contains(mbrExtended, p.kind) {
 			all = append(all, p)
@@ -205,7 +207,8 @@ func findRoots(disk io.ReaderAt, size int64, number int, architecture string) (r
 			return roots{}, fmt.Errorf("it has no partition %d: there is no partition table", number)
 		}
 		if fileSystemOf(disk, 0) == "" {
-			return roots{}, errors.New("it has neither a partition table nor a supported file system (ext4, xfs, btrfs)")
+			return roots{}, errors.New(
+				"it has neither a partition table nor a supported file system (ext4, xfs, btrfs)")
 		}
 		return roots{root: whole}, nil
 	}

@@ -84,7 +84,8 @@ func (c Blobs) Open(ctx context.Context, blob Blob, fetch Fetcher, progress func
 }
 
 func tooLarge(blob Blob) error {
-	return fmt.Errorf("more than %d bytes to download: %w; raise the limit if this is meant to be one operating system", blob.Limit, source.ErrLimit)
+	return fmt.Errorf("more than %d bytes to download: %w; raise the limit if this is meant to be one operating system",
+		blob.Limit, source.ErrLimit)
 }
 
 func (c Blobs) open(digest tree.Digest) (*os.File, error) {
@@ -122,7 +123,8 @@ func (c Blobs) download(ctx context.Context, blob Blob, fetch Fetcher, progress 
 		return err
 	}
 	if got != blob.Digest {
-		return errors.Join(fmt.Errorf("the received file has the digest %s: %w", got, source.ErrCorrupt), part.Truncate(0))
+		return errors.Join(fmt.Errorf("the received file has the digest %s: %w", got, source.ErrCorrupt),
+			part.Truncate(0))
 	}
 	if err := part.Sync(); err != nil {
 		return err
@@ -159,7 +161,8 @@ func fill(ctx context.Context, part *os.File, blob Blob, fetch Fetcher, progress
 }
 
 // fillOnce makes one request for what a file of have bytes lacks. It returns how many bytes the file has afterwards.
-func fillOnce(ctx context.Context, part *os.File, have int64, blob Blob, fetch Fetcher, progress func(int64)) (_ int64, err error) {
+func fillOnce(ctx context.Context, part *os.File, have int64, blob Blob, fetch Fetcher,
+	progress func(int64)) (_ int64, err error) {
 	ctx, alive, stop := whileAlive(ctx)
 	defer stop()
 	if blob.Size >= 0 && have > blob.Size {
@@ -180,10 +183,12 @@ func fillOnce(ctx context.Context, part *os.File, have int64, blob Blob, fetch F
 		return have, err
 	}
 	end := blob.maxSize()
-	n, err := io.Copy(part, &io.LimitedReader{R: &ReadNotifier{body, func(n int64) { alive(); progress(n) }}, N: end - from + 1})
+	n, err := io.Copy(part,
+		&io.LimitedReader{R: &ReadNotifier{body, func(n int64) { alive(); progress(n) }}, N: end - from + 1})
 	switch got := from + n; {
 	case got > end && blob.Size >= 0:
-		return got, errors.Join(fmt.Errorf("more than the expected %d bytes: %w", end, source.ErrCorrupt), part.Truncate(0))
+		return got, errors.Join(fmt.Errorf("more than the expected %d bytes: %w", end, source.ErrCorrupt),
+			part.Truncate(0))
 	case got > end:
 		return got, errors.Join(tooLarge(blob), part.Truncate(0))
 	case err != nil && context.Cause(ctx) != nil:

@@ -174,7 +174,8 @@ func TestDownloadUsesNothingThatItDidNotCheck(t *testing.T) {
 		"other bytes": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(sourcetest.Tar(t, sourcetest.File("evil", "")))
 		}, 0, source.ErrCorrupt, "the received file has the digest"},
-		"nothing":   {func(http.ResponseWriter, *http.Request) {}, 0, source.ErrCorrupt, "the received file has the digest"},
+		"nothing": {func(http.ResponseWriter, *http.Request) {}, 0, source.ErrCorrupt,
+			"the received file has the digest"},
 		"not there": {http.NotFound, 0, nil, "404"},
 		"more than allowed": {func(w http.ResponseWriter, _ *http.Request) {
 			for range 100 {
@@ -193,8 +194,11 @@ func TestDownloadUsesNothingThatItDidNotCheck(t *testing.T) {
 			server := newFileServer(t, stream)
 			server.answer = c.answer
 			cache := t.TempDir()
-			_, _, err := sourcetest.Read(t, archive.Source{Download: server.download(stream), CacheDir: cache, Limits: source.Limits{Content: c.limit}})
-			if err == nil || c.err != nil && !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), server.URL) {
+			_, _, err := sourcetest.Read(t,
+				archive.Source{Download: server.download(stream), CacheDir: cache,
+					Limits: source.Limits{Content: c.limit}})
+			if err == nil || c.err != nil && !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.want) ||
+				!strings.Contains(err.Error(), server.URL) {
 				t.Errorf("got %v, want %v that says %s", err, c.err, c.want)
 			}
 			server.answer = nil

@@ -10,7 +10,8 @@ import (
 )
 
 // Open opens the file at a path, or else the one that a download brings, of at most limits.Content bytes.
-func Open(ctx context.Context, path string, download *Download, cacheDir string, limits source.Limits, progress source.Progress) (*cache.File, error) {
+func Open(ctx context.Context, path string, download *Download, cacheDir string, limits source.Limits,
+	progress source.Progress) (*cache.File, error) {
 	if download != nil {
 		var err error
 		if path, err = download.File(ctx, cacheDir, limits.OrDefault().Content, progress); err != nil {

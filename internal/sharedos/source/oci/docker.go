@@ -25,8 +25,8 @@ type savedImage struct {
 	Layers   []string
 }
 
-// dockerImage is a saved image with a manifest in the form that registries have. Layers are named by the digests of their
-// tar streams, which the configuration has.
+// dockerImage is a saved image with a manifest in the form that registries have. Layers are named
+// by the digests of their tar streams, which the configuration has.
 type dockerImage struct {
 	manifest, config []byte
 	// files are the names of the layers' files.
@@ -40,7 +40,8 @@ func (l *layout) readDocker(ctx context.Context) (*dockerImage, error) {
 	}
 	var chosen []savedImage
 	for _, one := range saved {
-		if l.name == "" || slices.Contains(one.RepoTags, l.name) || l.name == "sha256:"+path.Base(one.Config) || l.name+".json" == "sha256:"+one.Config {
+		if l.name == "" || slices.Contains(one.RepoTags, l.name) || l.name == "sha256:"+path.Base(one.Config) ||
+			l.name+".json" == "sha256:"+one.Config {
 			chosen = append(chosen, one)
 		}
 	}
@@ -49,7 +50,8 @@ func (l *layout) readDocker(ctx context.Context) (*dockerImage, error) {
 		for _, one := range saved {
 			names = append(names, one.RepoTags...)
 		}
-		return nil, fmt.Errorf("it has %d images that fit, so reference must name one of them: %s", len(chosen), source.Shorten(fmt.Sprint(names)))
+		return nil, fmt.Errorf("it has %d images that fit, so reference must name one of them: %s", len(chosen),
+			source.Shorten(fmt.Sprint(names)))
 	}
 	config, err := l.files.read(ctx, path.Clean(chosen[0].Config))
 	if err != nil {
@@ -60,7 +62,8 @@ func (l *layout) readDocker(ctx context.Context) (*dockerImage, error) {
 		return nil, fmt.Errorf("configuration: %w: %w", err, source.ErrMalformed)
 	}
 	if len(c.RootFS.DiffIDs) != len(chosen[0].Layers) {
-		return nil, fmt.Errorf("%d layers in the list, %d in the configuration: %w", len(chosen[0].Layers), len(c.RootFS.DiffIDs), source.ErrMalformed)
+		return nil, fmt.Errorf("%d layers in the list, %d in the configuration: %w", len(chosen[0].Layers),
+			len(c.RootFS.DiffIDs), source.ErrMalformed)
 	}
 	image := &dockerImage{config: config, files: map[tree.Digest]string{}}
 	m := manifest{SchemaVersion: 2, Config: ocispec.Descriptor{Digest: digest.Digest(tree.Sum(config).String())}}

@@ -57,8 +57,9 @@ func (l *layout) resolve(ctx context.Context) (tree.Digest, error) {
 		return tree.Digest{}, err
 	}
 	if version.Version != ocispec.ImageLayoutVersion {
-		return tree.Digest{}, fmt.Errorf("image layout version %q, only %q is known: %w", source.Shorten(version.Version),
-			ocispec.ImageLayoutVersion, source.ErrMalformed)
+		return tree.Digest{},
+			fmt.Errorf("image layout version %q, only %q is known: %w", source.Shorten(version.Version),
+				ocispec.ImageLayoutVersion, source.ErrMalformed)
 	}
 	var index manifest
 	if err := l.readJSON(ctx, ocispec.ImageIndexFile, &index); err != nil {
@@ -84,9 +85,12 @@ func (l *layout) resolve(ctx context.Context) (tree.Digest, error) {
 	case len(named) > 1 && !different && named[0].Platform != nil:
 		return choosePlatform(named) // one image for several platforms
 	case len(named) > 1:
-		return tree.Digest{}, fmt.Errorf("it has %d images, so reference must name one of them: %s", len(names), source.Shorten(strings.Join(names, ", ")))
+		return tree.Digest{},
+			fmt.Errorf("it has %d images, so reference must name one of them: %s", len(names),
+				source.Shorten(strings.Join(names, ", ")))
 	default:
-		return tree.Digest{}, fmt.Errorf("it has no image %q, only %s", source.Shorten(l.name), source.Shorten(strings.Join(names, ", ")))
+		return tree.Digest{},
+			fmt.Errorf("it has no image %q, only %s", source.Shorten(l.name), source.Shorten(strings.Join(names, ", ")))
 	}
 }
 

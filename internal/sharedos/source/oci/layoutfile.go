@@ -28,7 +28,8 @@ type layoutFile struct {
 	path, spoolDir string
 	limits         source.Limits
 	indexed        bool
-	// small are the files that may be metadata, sizes the sizes of all files, and links what links lead to, all by name.
+	// small are the files that may be metadata, sizes the sizes of all files, and links what links
+	// lead to, all by name.
 	small map[string][]byte
 	sizes map[string]int64
 	links map[string]string
@@ -37,7 +38,8 @@ type layoutFile struct {
 }
 
 // each calls do for each file of the archive, with a reader of its content.
-func (l *layoutFile) each(ctx context.Context, do func(name string, header *tar.Header, content io.Reader) error) (err error) {
+func (l *layoutFile) each(ctx context.Context,
+	do func(name string, header *tar.Header, content io.Reader) error) (err error) {
 	file, err := cache.OpenFile(l.path)
 	if err != nil {
 		return err

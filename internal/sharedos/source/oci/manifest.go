@@ -62,7 +62,8 @@ func readImage(ctx context.Context, from storage) (*image, error) {
 		}
 		switch {
 		case m.SchemaVersion != 2:
-			return nil, fmt.Errorf("manifest %s has schema version %d, only 2 is known: %w", at, m.SchemaVersion, source.ErrMalformed)
+			return nil, fmt.Errorf("manifest %s has schema version %d, only 2 is known: %w", at,
+				m.SchemaVersion, source.ErrMalformed)
 		case len(m.Manifests) > 0 && len(m.Layers) > 0:
 			// It is ambiguous: two programs could read different images from it.
 			return nil, fmt.Errorf("manifest %s is an index and an image: %w", at, source.ErrMalformed)
@@ -94,7 +95,8 @@ var configTypes = []string{ocispec.MediaTypeImageConfig, "application/vnd.docker
 // platform is "unknown/unknown", and artifacts such as signatures.
 func images(manifests []ocispec.Descriptor) []ocispec.Descriptor {
 	return slices.DeleteFunc(slices.Clone(manifests), func(m ocispec.Descriptor) bool {
-		return m.ArtifactType != "" && !slices.Contains(configTypes, m.ArtifactType) || m.Annotations["vnd.docker.reference.type"] != "" ||
+		return m.ArtifactType != "" && !slices.Contains(configTypes, m.ArtifactType) ||
+			m.Annotations["vnd.docker.reference.type"] != "" ||
 			m.Platform != nil && m.Platform.OS == "unknown" && m.Platform.Architecture == "unknown"
 	})
 }
@@ -115,7 +117,8 @@ func choosePlatform(manifests []ocispec.Descriptor) (tree.Digest, error) {
 	if only := images(manifests); len(only) == 1 && only[0].Platform == nil {
 		return sha256Of(only[0].Digest)
 	}
-	return tree.Digest{}, fmt.Errorf("no image for linux/%s, only %s", runtime.GOARCH, source.Shorten(strings.Join(platforms, ", ")))
+	return tree.Digest{},
+		fmt.Errorf("no image for linux/%s, only %s", runtime.GOARCH, source.Shorten(strings.Join(platforms, ", ")))
 }
 
 // sha256Of converts a digest of an image. No other algorithm is supported.
@@ -130,7 +133,8 @@ func sha256Of(d digest.Digest) (tree.Digest, error) {
 // readLayers reads the layers of a manifest, and from its configuration the digests of their tar streams.
 func readLayers(ctx context.Context, from storage, m manifest) ([]layer, error) {
 	if len(m.Layers) == 0 || len(m.Layers) > maxLayers {
-		return nil, fmt.Errorf("%d layers, from 1 to %d are possible: %w", len(m.Layers), maxLayers, source.ErrMalformed)
+		return nil, fmt.Errorf("%d layers, from 1 to %d are possible: %w", len(m.Layers),
+			maxLayers, source.ErrMalformed)
 	}
 	config, err := sha256Of(m.Config.Digest)
 	if err != nil {
@@ -145,15 +149,18 @@ func readLayers(ctx context.Context, from storage, m manifest) ([]layer, error) 
 		return nil, fmt.Errorf("configuration %s: %w: %w", config, err, source.ErrMalformed)
 	}
 	if c.OS != "" && c.OS != "linux" || c.Architecture != "" && c.Architecture != runtime.GOARCH {
-		return nil, fmt.Errorf("it is for %s, not for linux/%s", source.Shorten(c.OS+"/"+c.Architecture), runtime.GOARCH)
+		return nil, fmt.Errorf("it is for %s, not for linux/%s",
+			source.Shorten(c.OS+"/"+c.Architecture), runtime.GOARCH)
 	}
 	if len(c.RootFS.DiffIDs) != len(m.Layers) {
-		return nil, fmt.Errorf("%d layers in the manifest, %d in the configuration: %w", len(m.Layers), len(c.RootFS.DiffIDs), source.ErrMalformed)
+		return nil, fmt.Errorf("%d layers in the manifest, %d in the configuration: %w", len(m.Layers),
+			len(c.RootFS.DiffIDs), source.ErrMalformed)
 	}
 	layers := make([]layer, len(m.Layers))
 	for i, descriptor := range m.Layers {
 		if !isLayerType(descriptor.MediaType) {
-			return nil, fmt.Errorf("layer %d is of the type %q, and only tar layers can be read", i+1, source.Shorten(descriptor.MediaType))
+			return nil, fmt.Errorf("layer %d is of the type %q, and only tar layers can be read", i+1,
+				source.Shorten(descriptor.MediaType))
 		}
 		digest, err := sha256Of(descriptor.Digest)
 		diffID, diffErr := sha256Of(c.RootFS.DiffIDs[i])
@@ -170,7 +177,8 @@ func readLayers(ctx context.Context, from storage, m manifest) ([]layer, error) 
 
 func isLayerType(mediaType string) bool {
 	for _, plain := range layerTypes {
-		if suffix, ok := strings.CutPrefix(mediaType, plain); ok && (suffix == "" || slices.Contains(compressions, suffix)) {
+		if suffix, ok := strings.CutPrefix(mediaType, plain); ok &&
+			(suffix == "" || slices.Contains(compressions, suffix)) {
 			return true
 		}
 	}

@@ -173,7 +173,8 @@ func (m *merged) apply(ctx context.Context, number int, layer layer, stored *os.
 		return fmt.Errorf("%d bytes with the digest %s, not %d: %w", size, got, layer.size, source.ErrCorrupt)
 	}
 	if got := tree.Digest(plain.Sum(nil)); got != layer.diffID {
-		return fmt.Errorf("its tar stream has the digest %s, and the image says %s: %w", got, layer.diffID, source.ErrCorrupt)
+		return fmt.Errorf("its tar stream has the digest %s, and the image says %s: %w", got,
+			layer.diffID, source.ErrCorrupt)
 	}
 	return nil
 }
@@ -229,7 +230,8 @@ func (m *merged) linked(name string) (*file, error) {
 	case err != nil:
 		return nil, fmt.Errorf("hard link to %q: %w", name, err)
 	case to == nil:
-		return nil, fmt.Errorf("hard link to %q, which is neither in the layer before it nor below: %w", name, source.ErrRefused)
+		return nil, fmt.Errorf("hard link to %q, which is neither in the layer before it nor below: %w", name,
+			source.ErrRefused)
 	case to.file.kind == tree.Directory:
 		return nil, fmt.Errorf("hard link to the directory %q: %w", name, source.ErrRefused)
 	default:
@@ -407,10 +409,12 @@ func (m *merged) writeOthers(out *tar.Writer) error {
 }
 
 // writeContents writes those regular files of a layer that remain in the merged tree.
-func (m *merged) writeContents(ctx context.Context, number int, stored *os.File, progress func(int64), out *tar.Writer) error {
+func (m *merged) writeContents(ctx context.Context, number int, stored *os.File,
+	progress func(int64), out *tar.Writer) error {
 	contents := slices.DeleteFunc(m.contents[number], func(c content) bool { return c.file.first == nil })
 	m.contents[number] = nil
-	stream, free, err := tarstream.Decompress(&fetch.ReadNotifier{Reader: io.NewSectionReader(stored, 0, 1<<62), OnRead: progress})
+	stream, free, err := tarstream.Decompress(&fetch.ReadNotifier{Reader: io.NewSectionReader(stored, 0, 1<<62),
+		OnRead: progress})
 	if err != nil {
 		return err
 	}

@@ -87,8 +87,8 @@ func (s *Source) Pin(ctx context.Context) (string, error) {
 	return image.digest.String(), nil
 }
 
-// Fingerprint returns "oci:sha256:<64 hex>", a digest of the digests of the layers; or "oci-file:sha256:<64 hex>:<image>"
-// for a file, with the file's digest.
+// Fingerprint returns "oci:sha256:<64 hex>", a digest of the digests of the layers; or
+// "oci-file:sha256:<64 hex>:<image>" for a file, with the file's digest.
 func (s *Source) Fingerprint(ctx context.Context) (string, error) {
 	if info, err := os.Stat(s.Layout); s.Layout != "" && err == nil && !info.IsDir() {
 		digest, err := fetch.Digest(ctx, s.Layout, nil, s.CacheDir)
@@ -186,7 +186,8 @@ func (s *Source) Open(ctx context.Context, progress source.Progress) (io.ReadClo
 }
 
 // writeImage downloads the layers of an image and writes the tree that they result in.
-func writeImage(ctx context.Context, from storage, image *image, limits source.Limits, progress source.Progress, out *tar.Writer) (err error) {
+func writeImage(ctx context.Context, from storage, image *image, limits source.Limits, progress source.Progress,
+	out *tar.Writer) (err error) {
 	var total int64
 	for _, layer := range image.layers {
 		total += layer.size

@@ -58,7 +58,8 @@ func TestOCILayersAreLaidOverEachOther(t *testing.T) {
 			[]string{"./", "x 1"},
 		},
 		"a whiteout spares what its own layer has, before it and after it": {
-			[][]sourcetest.Item{{sourcetest.File("d/a", "1"), sourcetest.File("d/b", "1")}, {sourcetest.File("d/a", "2"), whiteout("d/.wh.a"), whiteout("d/.wh.b"), sourcetest.File("d/b", "2")}},
+			[][]sourcetest.Item{{sourcetest.File("d/a", "1"), sourcetest.File("d/b", "1")},
+				{sourcetest.File("d/a", "2"), whiteout("d/.wh.a"), whiteout("d/.wh.b"), sourcetest.File("d/b", "2")}},
 			[]string{"./", "d/", "d/a 2", "d/b 2"},
 		},
 		"a whiteout of a directory spares what its own layer has in it": {
@@ -66,7 +67,8 @@ func TestOCILayersAreLaidOverEachOther(t *testing.T) {
 			[]string{"./", "d/", "d/new 2"},
 		},
 		"a whiteout of nothing is nothing": {
-			[][]sourcetest.Item{{sourcetest.File("a", "1")}, {whiteout(".wh.b"), whiteout("none/.wh.b"), whiteout("none/.wh..wh..opq")}},
+			[][]sourcetest.Item{{sourcetest.File("a", "1")},
+				{whiteout(".wh.b"), whiteout("none/.wh.b"), whiteout("none/.wh..wh..opq")}},
 			[]string{"./", "a 1"},
 		},
 		"what was removed can come back": {
@@ -74,11 +76,13 @@ func TestOCILayersAreLaidOverEachOther(t *testing.T) {
 			[]string{"./", "d/", "d/b 3"},
 		},
 		"an opaque directory hides what lower layers have": {
-			[][]sourcetest.Item{{sourcetest.File("d/a", "1"), sourcetest.File("d/e/f", "1")}, {sourcetest.Dir("d/"), sourcetest.File("d/b", "2"), whiteout("d/.wh..wh..opq"), sourcetest.File("d/c", "2")}},
+			[][]sourcetest.Item{{sourcetest.File("d/a", "1"), sourcetest.File("d/e/f", "1")},
+				{sourcetest.Dir("d/"), sourcetest.File("d/b", "2"), whiteout("d/.wh..wh..opq"), sourcetest.File("d/c", "2")}},
 			[]string{"./", "d/", "d/b 2", "d/c 2"},
 		},
 		"AUFS's own records are nothing": {
-			[][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.File(".wh..wh.aufs", ""), sourcetest.Dir(".wh..wh.plnk/")}},
+			[][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.File(".wh..wh.aufs", ""),
+				sourcetest.Dir(".wh..wh.plnk/")}},
 			[]string{"./", "a 1"},
 		},
 		"a file replaces a directory": {
@@ -86,23 +90,30 @@ func TestOCILayersAreLaidOverEachOther(t *testing.T) {
 			[]string{"./", "d 2"},
 		},
 		"a directory replaces a file": {
-			[][]sourcetest.Item{{sourcetest.File("d", "1")}, {sourcetest.File("d2", "1"), sourcetest.Dir("d/"), sourcetest.File("d/a", "2")}},
+			[][]sourcetest.Item{{sourcetest.File("d", "1")},
+				{sourcetest.File("d2", "1"), sourcetest.Dir("d/"), sourcetest.File("d/a", "2")}},
 			[]string{"./", "d/", "d/a 2", "d2 1"},
 		},
 		"a directory replaces a link": {
-			[][]sourcetest.Item{{sourcetest.Dir("to/"), sourcetest.Link("l", "to")}, {sourcetest.Dir("l/"), sourcetest.File("l/a", "2")}},
+			[][]sourcetest.Item{{sourcetest.Dir("to/"), sourcetest.Link("l", "to")},
+				{sourcetest.Dir("l/"), sourcetest.File("l/a", "2")}},
 			[]string{"./", "l/", "l/a 2", "to/"},
 		},
 		"a link in the path of a file is followed inside of the tree": {
-			[][]sourcetest.Item{{sourcetest.Dir("usr/lib/"), sourcetest.Link("lib", "/../usr/lib"), sourcetest.Link("usr/lib64", "../lib")}, {sourcetest.File("lib/a", "2"), sourcetest.File("usr/lib64/b", "2"), whiteout("lib/.wh.c")}},
-			[]string{"./", "lib -> /../usr/lib", "usr/", "usr/lib/", "usr/lib/a 2", "usr/lib/b 2", "usr/lib64 -> ../lib"},
+			[][]sourcetest.Item{{sourcetest.Dir("usr/lib/"), sourcetest.Link("lib", "/../usr/lib"),
+				sourcetest.Link("usr/lib64", "../lib")},
+				{sourcetest.File("lib/a", "2"), sourcetest.File("usr/lib64/b", "2"), whiteout("lib/.wh.c")}},
+			[]string{"./", "lib -> /../usr/lib", "usr/", "usr/lib/", "usr/lib/a 2",
+				"usr/lib/b 2", "usr/lib64 -> ../lib"},
 		},
 		"a link leads to a directory that is made": {
 			[][]sourcetest.Item{{sourcetest.Link("a", "../../etc")}, {sourcetest.File("a/evil", "2")}},
 			[]string{"./", "a -> ../../etc", "etc/", "etc/evil 2"},
 		},
 		"hard links within and across layers": {
-			[][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.HardLink("b", "a"), sourcetest.Link("s", "a"), sourcetest.HardLink("s2", "s")}, {sourcetest.HardLink("c", "b"), sourcetest.File("a", "2"), sourcetest.HardLink("d", "a")}},
+			[][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.HardLink("b", "a"), sourcetest.Link("s", "a"),
+				sourcetest.HardLink("s2", "s")},
+				{sourcetest.HardLink("c", "b"), sourcetest.File("a", "2"), sourcetest.HardLink("d", "a")}},
 			[]string{"./", "a 2", "b 1", "c 1", "d 2", "s -> a", "s2 -> a"},
 		},
 		"a hard link keeps what its target loses": {
@@ -126,13 +137,17 @@ func TestOCILayersKeepAllOfAnEntry(t *testing.T) {
 	ping := sourcetest.File("ping", "ping")
 	ping.Mode, ping.Uid, ping.Gid = 0o4755, 4_000_000_000, 5
 	ping.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00"}
-	null := sourcetest.Item{Header: tar.Header{Name: "dev/null\xff", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}}
-	dir := sourcetest.Layout(t, map[string]v1.Image{"it": sourcetest.Image(t, []sourcetest.Item{ping, null}, []sourcetest.Item{sourcetest.HardLink("ping6", "ping")})})
+	null := sourcetest.Item{Header: tar.Header{Name: "dev/null\xff", Typeflag: tar.TypeChar, Mode: 0o666,
+		Devmajor: 1, Devminor: 3}}
+	dir := sourcetest.Layout(t,
+		map[string]v1.Image{"it": sourcetest.Image(t, []sourcetest.Item{ping, null},
+			[]sourcetest.Item{sourcetest.HardLink("ping6", "ping")})})
 	tr, done, err := sourcetest.Read(t, &oci.Source{Layout: dir})
 	sourcetest.Must(t, err)
 	defer func() { sourcetest.Must(t, done()) }()
 	want := tree.Entry{
-		Path: "ping", Type: tree.Regular, Mode: 0o4755, UID: 4_000_000_000, GID: 5, Size: 4, Digest: tree.Sum([]byte("ping")),
+		Path: "ping", Type: tree.Regular, Mode: 0o4755, UID: 4_000_000_000, GID: 5, Size: 4,
+		Digest: tree.Sum([]byte("ping")),
 		Xattrs: map[string]string{"security.capability": "\x01\x00"},
 	}
 	for _, want.Path = range []string{"ping", "ping6"} {
@@ -151,16 +166,24 @@ func TestOCIRefusesHostileLayers(t *testing.T) {
 		err    error
 		want   string
 	}{
-		"dot dot":                {[][]sourcetest.Item{{sourcetest.File("../evil", "")}}, source.ErrRefused, `"../evil"`},
-		"dot dot whiteout":       {[][]sourcetest.Item{{sourcetest.File("a/.wh...", "")}}, source.ErrRefused, "whiteout without a name"},
-		"whiteout of nothing":    {[][]sourcetest.Item{{sourcetest.File(".wh.", "")}}, source.ErrRefused, "whiteout without a name"},
-		"below a file":           {[][]sourcetest.Item{{sourcetest.File("a", "")}, {sourcetest.File("a/evil", "")}}, source.ErrRefused, `layer 2`},
-		"a circle of links":      {[][]sourcetest.Item{{sourcetest.Link("a", "b"), sourcetest.Link("b", "a")}, {sourcetest.File("a/evil", "")}}, source.ErrRefused, "too many symbolic links"},
-		"hard link to nothing":   {[][]sourcetest.Item{{sourcetest.HardLink("a", "none")}}, source.ErrRefused, `"none"`},
+		"dot dot": {[][]sourcetest.Item{{sourcetest.File("../evil", "")}},
+			source.ErrRefused, `"../evil"`},
+		"dot dot whiteout": {[][]sourcetest.Item{{sourcetest.File("a/.wh...", "")}}, source.ErrRefused,
+			"whiteout without a name"},
+		"whiteout of nothing": {[][]sourcetest.Item{{sourcetest.File(".wh.", "")}}, source.ErrRefused,
+			"whiteout without a name"},
+		"below a file": {[][]sourcetest.Item{{sourcetest.File("a", "")}, {sourcetest.File("a/evil", "")}},
+			source.ErrRefused, `layer 2`},
+		"a circle of links": {[][]sourcetest.Item{{sourcetest.Link("a", "b"), sourcetest.Link("b", "a")},
+			{sourcetest.File("a/evil", "")}}, source.ErrRefused, "too many symbolic links"},
+		"hard link to nothing": {[][]sourcetest.Item{{sourcetest.HardLink("a", "none")}},
+			source.ErrRefused, `"none"`},
 		"hard link to directory": {[][]sourcetest.Item{{sourcetest.Dir("d/"), sourcetest.HardLink("a", "d")}}, source.ErrRefused, `directory "d"`},
 		"root as a link":         {[][]sourcetest.Item{{sourcetest.Link("./", "etc")}}, source.ErrRefused, "the root"},
-		"unpacks to too much":    {[][]sourcetest.Item{{sourcetest.File("a", strings.Repeat("\x00", 600_000))}, {sourcetest.File("b", strings.Repeat("\x00", 600_000))}}, source.ErrLimit, `"b": more than 1000000 bytes`},
-		"too many entries":       {[][]sourcetest.Item{{sourcetest.File("a/b/c/d/e", ""), sourcetest.File("f", "")}, {sourcetest.File("g/h", "")}}, source.ErrLimit, `"g/h": more than 7 entries`},
+		"unpacks to too much": {[][]sourcetest.Item{{sourcetest.File("a", strings.Repeat("\x00", 600_000))},
+			{sourcetest.File("b", strings.Repeat("\x00", 600_000))}}, source.ErrLimit, `"b": more than 1000000 bytes`},
+		"too many entries": {[][]sourcetest.Item{{sourcetest.File("a/b/c/d/e", ""), sourcetest.File("f", "")},
+			{sourcetest.File("g/h", "")}}, source.ErrLimit, `"g/h": more than 7 entries`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := sourcetest.Layout(t, map[string]v1.Image{"it": sourcetest.Image(t, c.layers...)})
@@ -174,7 +197,8 @@ func TestOCIRefusesHostileLayers(t *testing.T) {
 }
 
 func TestOCILayoutChoosesTheImageThatIsNamed(t *testing.T) {
-	one, two := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "1")}), sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "2")})
+	one, two := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "1")}),
+		sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "2")})
 	digest, err := two.Digest()
 	sourcetest.Must(t, err)
 	dir := sourcetest.Layout(t, map[string]v1.Image{"one": one, "two": two})
@@ -187,20 +211,25 @@ func TestOCILayoutChoosesTheImageThatIsNamed(t *testing.T) {
 		sourcetest.Must(t, done())
 	}
 	for reference, want := range map[string]string{"": "it has 2 images", "three": `no image "three"`} {
-		if _, err := (&oci.Source{Layout: dir, Reference: reference}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := (&oci.Source{Layout: dir, Reference: reference}).Fingerprint(t.Context()); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want an error that says %s", reference, err, want)
 		}
 	}
-	if _, err := (&oci.Source{Layout: t.TempDir()}).Fingerprint(t.Context()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "oci-layout") {
+	if _, err := (&oci.Source{Layout: t.TempDir()}).Fingerprint(t.Context()); !errors.Is(err, os.ErrNotExist) ||
+		!strings.Contains(err.Error(), "oci-layout") {
 		t.Errorf("a directory that is no layout: %v", err)
 	}
 }
 
 func TestOCITakesTheImageOfThisArchitecture(t *testing.T) {
 	index := mutate.AppendManifests(empty.Index,
-		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "other")}), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
-		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "none")}), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}},
-		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "this")}), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}},
+		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "other")}),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
+		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "none")}),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}}},
+		mutate.IndexAddendum{Add: sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "this")}),
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}},
 	)
 	dir := t.TempDir()
 	at, err := layout.Write(dir, empty.Index)
@@ -237,9 +266,11 @@ func TestOCITakesTheImageOfThisArchitecture(t *testing.T) {
 		t.Errorf("the registry was asked again: %q", h.asked)
 	}
 
-	sourcetest.Must(t, at.ReplaceIndex(mutate.RemoveManifests(index, func(d v1.Descriptor) bool { return d.Platform.Architecture == runtime.GOARCH }),
+	sourcetest.Must(t, at.ReplaceIndex(mutate.RemoveManifests(index,
+		func(d v1.Descriptor) bool { return d.Platform.Architecture == runtime.GOARCH }),
 		func(v1.Descriptor) bool { return true }))
-	if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil || strings.Contains(err.Error(), strings.Repeat("0", 64)) ||
+	if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil ||
+		strings.Contains(err.Error(), strings.Repeat("0", 64)) ||
 		!strings.Contains(err.Error(), "no image for linux/"+runtime.GOARCH+", only linux/s390x, unknown/unknown") {
 		t.Errorf("got %v, want the index and what it has", err)
 	}
@@ -271,7 +302,8 @@ func archived(t *testing.T, dir string, compress bool) string {
 }
 
 func TestOCIReadsImagesInFiles(t *testing.T) {
-	layers := [][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.File("b", "1")}, {sourcetest.File("a", "2")}, {sourcetest.File(".wh.b", "")}}
+	layers := [][]sourcetest.Item{{sourcetest.File("a", "1"), sourcetest.File("b", "1")}, {sourcetest.File("a", "2")},
+		{sourcetest.File(".wh.b", "")}}
 	image := sourcetest.Image(t, append(layers, layers[1])...) // two layers are equal
 	other := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "other")})
 	tag, err := name.NewTag("registry.example.com/os:13")
@@ -302,19 +334,22 @@ func TestOCIReadsImagesInFiles(t *testing.T) {
 		sourcetest.Must(t, done())
 		first, err := src.Fingerprint(t.Context())
 		sourcetest.Must(t, err)
-		if again, err := (&oci.Source{Layout: src.Layout, Reference: src.Reference, CacheDir: src.CacheDir}).Fingerprint(t.Context()); err != nil || again != first {
+		if again, err := (&oci.Source{Layout: src.Layout, Reference: src.Reference,
+			CacheDir: src.CacheDir}).Fingerprint(t.Context()); err != nil || again != first {
 			t.Errorf("%s: %s, then %s, %v", what, first, again, err)
 		}
 		if left, err := filepath.Glob(filepath.Join(src.CacheDir, ".layer-*")); err != nil || len(left) > 0 {
 			t.Errorf("%s: left in the cache: %q, %v", what, left, err)
 		}
 	}
-	if a, err := (&oci.Source{Layout: saved}).Fingerprint(t.Context()); err != nil || !strings.HasPrefix(a, "oci-file:sha256:") {
+	if a, err := (&oci.Source{Layout: saved}).Fingerprint(t.Context()); err != nil ||
+		!strings.HasPrefix(a, "oci-file:sha256:") {
 		t.Errorf("%s, %v", a, err)
 	}
 	// One that is taken for the archive of a root file system is recognised.
 	for _, file := range []string{saved, archived(t, one, true)} {
-		if _, err := sourcetest.ReadSystem(t, archive.Source{Path: file}, nil); err == nil || !strings.Contains(err.Error(), "use oci = { layout = PATH }") {
+		if _, err := sourcetest.ReadSystem(t, archive.Source{Path: file}, nil); err == nil ||
+			!strings.Contains(err.Error(), "use oci = { layout = PATH }") {
 			t.Errorf("an image as an archive: %v", err)
 		}
 	}
@@ -342,12 +377,16 @@ func TestOCILeavesOutWhatIsBesideAnImage(t *testing.T) {
 	image := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "this")})
 	other := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "no image")})
 	attestation := mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{
-		Platform: &v1.Platform{OS: "unknown", Architecture: "unknown"}, Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"},
+		Platform:    &v1.Platform{OS: "unknown", Architecture: "unknown"},
+		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest"},
 	}}
-	signature := mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json"}}
+	signature := mutate.IndexAddendum{Add: other,
+		Descriptor: v1.Descriptor{ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json"}}
 	for what, beside := range map[string]mutate.IndexAddendum{"an attestation": attestation, "a signature": signature} {
-		for where, platform := range map[string]*v1.Platform{"with a platform": {OS: "linux", Architecture: runtime.GOARCH}, "without a platform": nil} {
-			index := mutate.AppendManifests(empty.Index, beside, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}})
+		for where, platform := range map[string]*v1.Platform{"with a platform": {OS: "linux",
+			Architecture: runtime.GOARCH}, "without a platform": nil} {
+			index := mutate.AppendManifests(empty.Index, beside,
+				mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}})
 			flat, nested := t.TempDir(), t.TempDir()
 			_, err := layout.Write(flat, index) // beside each other in the layout itself
 			sourcetest.Must(t, err)
@@ -381,14 +420,17 @@ func TestOCIRefusesAnImageOfAnotherPlatform(t *testing.T) {
 		image, err = mutate.ConfigFile(image, config)
 		sourcetest.Must(t, err)
 		dir := sourcetest.Layout(t, map[string]v1.Image{"it": image})
-		if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "it is for "+platform) {
+		if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil ||
+			!strings.Contains(err.Error(), "it is for "+platform) {
 			t.Errorf("%s: %v", platform, err)
 		}
 	}
 }
 
 func TestOCISeesEveryDamage(t *testing.T) {
-	dir := sourcetest.Layout(t, map[string]v1.Image{"it": sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", strings.Repeat("content ", 1000))})})
+	dir := sourcetest.Layout(t,
+		map[string]v1.Image{"it": sourcetest.Image(t,
+			[]sourcetest.Item{sourcetest.File("a", strings.Repeat("content ", 1000))})})
 	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "sha256", "*"))
 	sourcetest.Must(t, err)
 	for _, blob := range blobs {
@@ -397,7 +439,8 @@ func TestOCISeesEveryDamage(t *testing.T) {
 		damaged := slices.Clone(whole)
 		damaged[len(damaged)/2] ^= 1
 		for what, bytes := range map[string][]byte{
-			"a flipped bit": damaged, "cut off": whole[:len(whole)-1], "a byte more": append(slices.Clone(whole), 0), "empty": nil,
+			"a flipped bit": damaged, "cut off": whole[:len(whole)-1],
+			"a byte more": append(slices.Clone(whole), 0), "empty": nil,
 		} {
 			sourcetest.Must(t, os.WriteFile(blob, bytes, 0o600))
 			if _, _, err := sourcetest.Read(t, &oci.Source{Layout: dir}); !errors.Is(err, source.ErrCorrupt) {
@@ -412,10 +455,12 @@ func TestOCISeesEveryDamage(t *testing.T) {
 }
 
 func TestOCIRefusesLayersThatAreNoTar(t *testing.T) {
-	image, err := mutate.AppendLayers(sourcetest.Image(t), static.NewLayer([]byte("chart"), types.MediaType("application/vnd.cncf.helm.chart.content.v1.tar+gzip")))
+	image, err := mutate.AppendLayers(sourcetest.Image(t),
+		static.NewLayer([]byte("chart"), types.MediaType("application/vnd.cncf.helm.chart.content.v1.tar+gzip")))
 	sourcetest.Must(t, err)
 	dir := sourcetest.Layout(t, map[string]v1.Image{"it": image})
-	if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "helm.chart") {
+	if _, err := (&oci.Source{Layout: dir}).Fingerprint(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "helm.chart") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -479,7 +524,8 @@ func (h *hub) count(part string) (n int) {
 
 func TestOCIPinsATagAndFetchesEachBlobOnce(t *testing.T) {
 	h, cache := newHub(t), t.TempDir()
-	one := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "1")}, []sourcetest.Item{sourcetest.File("b", "1")})
+	one := sourcetest.Image(t, []sourcetest.Item{sourcetest.File("a", "1")},
+		[]sourcetest.Item{sourcetest.File("b", "1")})
 	h.push(t, "13", one)
 	digest, err := one.Digest()
 	sourcetest.Must(t, err)
@@ -591,7 +637,8 @@ func TestOCITakesNothingThatIsNotWhatTheDigestSays(t *testing.T) {
 		return false
 	}
 	cache := t.TempDir()
-	if _, _, err := sourcetest.Read(t, &oci.Source{Reference: h.reference("13"), CacheDir: cache}); !errors.Is(err, source.ErrCorrupt) || !strings.Contains(err.Error(), layer.String()) {
+	if _, _, err := sourcetest.Read(t, &oci.Source{Reference: h.reference("13"), CacheDir: cache}); !errors.Is(err,
+		source.ErrCorrupt) || !strings.Contains(err.Error(), layer.String()) {
 		t.Errorf("got %v, want ErrCorrupt that names the layer", err)
 	}
 	h.before = nil
@@ -616,7 +663,8 @@ func TestOCIUsesDockersCredentials(t *testing.T) {
 		_, err := (&oci.Source{Reference: h.reference("13"), CacheDir: t.TempDir()}).Fingerprint(t.Context())
 		return err
 	}
-	if err := image(); err == nil || !strings.Contains(err.Error(), "401") && !strings.Contains(err.Error(), "credential") {
+	if err := image(); err == nil ||
+		!strings.Contains(err.Error(), "401") && !strings.Contains(err.Error(), "credential") {
 		t.Errorf("without credentials: %v", err)
 	}
 	configure := func(config map[string]any) {
@@ -624,13 +672,16 @@ func TestOCIUsesDockersCredentials(t *testing.T) {
 		sourcetest.Must(t, err)
 		sourcetest.Must(t, os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), text, 0o600))
 	}
-	configure(map[string]any{"auths": map[string]any{host: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte("us:them"))}}})
+	configure(
+		map[string]any{"auths": map[string]any{host: map[string]string{"auth": base64.StdEncoding.EncodeToString(
+			[]byte("us:them"))}}})
 	if err := image(); err != nil {
 		t.Errorf("with credentials in the file: %v", err)
 	}
 	bin := t.TempDir()
-	sourcetest.Must(t, os.WriteFile(filepath.Join(bin, "docker-credential-test"), []byte("#!/bin/sh\n[ \"$1\" = get ] && host=$(cat) && [ \"$host\" = '"+host+
-		"' ] && echo '{\"ServerURL\":\"'$host'\",\"Username\":\"us\",\"Secret\":\"them\"}'\n"), 0o700))
+	sourcetest.Must(t, os.WriteFile(filepath.Join(bin, "docker-credential-test"),
+		[]byte("#!/bin/sh\n[ \"$1\" = get ] && host=$(cat) && [ \"$host\" = '"+host+
+			"' ] && echo '{\"ServerURL\":\"'$host'\",\"Username\":\"us\",\"Secret\":\"them\"}'\n"), 0o700))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	configure(map[string]any{"credHelpers": map[string]string{host: "test"}})
 	if err := image(); err != nil {
@@ -652,7 +703,8 @@ func TestOCIReferencesAreWhole(t *testing.T) {
 	}
 	plain := false
 	h := newHub(t)
-	if _, err := (&oci.Source{Reference: h.reference("13"), PlainHTTP: &plain, CacheDir: t.TempDir()}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "https") {
+	if _, err := (&oci.Source{Reference: h.reference("13"), PlainHTTP: &plain,
+		CacheDir: t.TempDir()}).Fingerprint(t.Context()); err == nil || !strings.Contains(err.Error(), "https") {
 		t.Errorf("a registry that was to use TLS: %v", err)
 	}
 }

@@ -34,14 +34,16 @@ type registry struct {
 }
 
 // errReference means that a text does not refer to an image in a registry.
-var errReference = errors.New(`not the reference of an image: write it with its registry, as in "docker.io/library/debian:13"`)
+var errReference = errors.New(
+	`not the reference of an image: write it with its registry, as in "docker.io/library/debian:13"`)
 
 // registry returns the registry of the reference, with the credentials from Docker's configuration: from its file or
 // from its credential helpers.
 func (s *Source) registry() (*registry, error) {
 	repository, err := remote.NewRepository(s.Reference)
 	// A host has a dot or a port or is localhost. Docker looks up any other name in docker.io.
-	if err != nil || !strings.ContainsAny(repository.Reference.Registry, ".:") && repository.Reference.Registry != "localhost" {
+	if err != nil || !strings.ContainsAny(repository.Reference.Registry, ".:") &&
+		repository.Reference.Registry != "localhost" {
 		return nil, errors.Join(fmt.Errorf("%q is %w", s.Reference, errReference), err)
 	}
 	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
@@ -99,7 +101,8 @@ func (r *registry) metadata(ctx context.Context, d tree.Digest, isManifest bool)
 	defer func() { err = errors.Join(err, file.Close()) }()
 	text, err := io.ReadAll(io.LimitReader(file, maxMetadata))
 	if err == nil && tree.Sum(text) != d {
-		return nil, errors.Join(fmt.Errorf("the copy in the cache is %w; it was removed: try again", source.ErrCorrupt), r.blobs.Remove(d))
+		return nil, errors.Join(fmt.Errorf("the copy in the cache is %w; it was removed: try again", source.ErrCorrupt),
+			r.blobs.Remove(d))
 	}
 	return text, err
 }

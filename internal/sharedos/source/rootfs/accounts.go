@@ -40,11 +40,13 @@ func accounts(t *tree.Tree, p string) (map[string]uint32, error) {
 		}
 		fields := strings.Split(line, ":")
 		if len(fields) < 3 || fields[0] == "" {
-			return nil, fmt.Errorf("read accounts: %s line %d: %q: %w", p, number, source.Shorten(line), source.ErrMalformed)
+			return nil, fmt.Errorf("read accounts: %s line %d: %q: %w", p, number,
+				source.Shorten(line), source.ErrMalformed)
 		}
 		id, err := strconv.ParseUint(fields[2], 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("read accounts: %s line %d: number of %q: %w: %w", p, number, fields[0], err, source.ErrMalformed)
+			return nil, fmt.Errorf("read accounts: %s line %d: number of %q: %w: %w", p, number, fields[0],
+				err, source.ErrMalformed)
 		}
 		// If two lines have the same name, lookups find the first one.
 		if _, ok := all[fields[0]]; !ok {

@@ -29,16 +29,18 @@ func TestCheckBootableNamesAllThatIsMissing(t *testing.T) {
 		without []string
 		want    []string
 	}{
-		"merged /usr":        {[]string{"lib", "bin"}, []string{"/bin is not", "/lib is not", "systemd as /sbin/init"}},
-		"systemd":            {[]string{"usr/lib/systemd/systemd"}, []string{"systemd-sysv"}},
-		"mkfs.ext4":          {[]string{"usr/sbin/mke2fs"}, []string{"e2fsprogs"}},
-		"kernel image":       {[]string{"boot/vmlinuz-6.1"}, []string{"no kernel", "linux-image-cloud-amd64"}},
-		"lists of modules":   {[]string{"usr/lib/modules/6.1/modules.dep"}, []string{"modules.dep", "depmod 6.1"}},
-		"the file of erofs":  {[]string{"usr/lib/modules/6.1/kernel/fs/erofs/erofs.ko.zst"}, []string{"module erofs of kernel 6.1"}},
+		"merged /usr":      {[]string{"lib", "bin"}, []string{"/bin is not", "/lib is not", "systemd as /sbin/init"}},
+		"systemd":          {[]string{"usr/lib/systemd/systemd"}, []string{"systemd-sysv"}},
+		"mkfs.ext4":        {[]string{"usr/sbin/mke2fs"}, []string{"e2fsprogs"}},
+		"kernel image":     {[]string{"boot/vmlinuz-6.1"}, []string{"no kernel", "linux-image-cloud-amd64"}},
+		"lists of modules": {[]string{"usr/lib/modules/6.1/modules.dep"}, []string{"modules.dep", "depmod 6.1"}},
+		"the file of erofs": {[]string{"usr/lib/modules/6.1/kernel/fs/erofs/erofs.ko.zst"},
+			[]string{"module erofs of kernel 6.1"}},
 		"two of many things": {[]string{"usr/lib/modules/6.1/kernel/drivers/md/dm-verity.ko.xz", "usr/sbin/mkfs.ext4"}, []string{"dm_verity", "mkfs.ext4"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			items := slices.DeleteFunc(sourcetest.Bootable("6.1"), func(i sourcetest.Item) bool { return slices.Contains(c.without, i.Name) })
+			items := slices.DeleteFunc(sourcetest.Bootable("6.1"),
+				func(i sourcetest.Item) bool { return slices.Contains(c.without, i.Name) })
 			_, err := rootfs.CheckBootable(sourcetest.ReadTar(t, sourcetest.Tar(t, items...)))
 			var missing *rootfs.MissingError
 			if !errors.Is(err, rootfs.ErrNotBootable) || !errors.As(err, &missing) {
@@ -52,7 +54,8 @@ func TestCheckBootableNamesAllThatIsMissing(t *testing.T) {
 		})
 	}
 	t.Run("everything", func(t *testing.T) {
-		items := append(sourcetest.Bootable("6.1")[:3], sourcetest.File("bin/sh", ""), sourcetest.Dir("lib"), sourcetest.Dir("sbin"))
+		items := append(sourcetest.Bootable("6.1")[:3], sourcetest.File("bin/sh", ""),
+			sourcetest.Dir("lib"), sourcetest.Dir("sbin"))
 		_, err := rootfs.CheckBootable(sourcetest.ReadTar(t, sourcetest.Tar(t, items...)))
 		var missing *rootfs.MissingError
 		if !errors.As(err, &missing) {
@@ -79,7 +82,8 @@ func TestKernelIsTheNewestWithAnImage(t *testing.T) {
 		"6.12-b":                     {"6.12-a", "6.12-b"},
 		"6.012.1":                    {"6.11.9", "6.012.1"},
 	} {
-		items := []sourcetest.Item{sourcetest.File("usr/lib/modules/99/modules.dep", ""), sourcetest.File("boot/vmlinuz-98", "")}
+		items := []sourcetest.Item{sourcetest.File("usr/lib/modules/99/modules.dep", ""),
+			sourcetest.File("boot/vmlinuz-98", "")}
 		for _, r := range releases {
 			items = append(items, sourcetest.Kernel(r)...)
 		}
@@ -107,7 +111,8 @@ func TestPackagesAreTheInstalledOnes(t *testing.T) {
 	if got, err = rootfs.Packages(n); err != nil || !slices.Equal(got, want) {
 		t.Errorf("after normalising: %v, %v, want %v", got, err, want)
 	}
-	if got, err = rootfs.Packages(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Dir("./")))); err != nil || got != nil {
+	if got, err = rootfs.Packages(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Dir("./")))); err != nil ||
+		got != nil {
 		t.Errorf("without a database: %v, %v", got, err)
 	}
 	for name, status := range map[string]string{
@@ -115,7 +120,8 @@ func TestPackagesAreTheInstalledOnes(t *testing.T) {
 		"no colon":   "Package: a\nStatus\n",
 		"twice":      strings.Repeat("Package: a\nVersion: 1\nStatus: install ok installed\n\n", 2),
 	} {
-		if got, err := rootfs.Packages(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("var/lib/dpkg/status", status)))); !errors.Is(err, source.ErrMalformed) {
+		if got, err := rootfs.Packages(sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.File("var/lib/dpkg/status", status)))); !errors.Is(err, source.ErrMalformed) {
 			t.Errorf("%s: %v, %v, want ErrMalformed", name, got, err)
 		}
 	}
@@ -123,14 +129,18 @@ func TestPackagesAreTheInstalledOnes(t *testing.T) {
 
 func TestAccountsMapNamesToNumbers(t *testing.T) {
 	accounts := func(passwd string) (map[string]uint32, map[string]uint32, error) {
-		return rootfs.Accounts(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("etc/passwd", passwd), sourcetest.File("etc/group", "adm:x:4:\n"))))
+		return rootfs.Accounts(sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.File("etc/passwd", passwd), sourcetest.File("etc/group", "adm:x:4:\n"))))
 	}
-	users, groups, err := accounts("# comment\nroot:x:0:0::/root:/bin/sh\n\n+nis\nwww:x:33:33::/:/bin/sh\nwww:x:34:34::/:/bin/sh")
-	if err != nil || len(users) != 2 || users["root"] != 0 || users["www"] != 33 || len(groups) != 1 || groups["adm"] != 4 {
+	users, groups, err := accounts(
+		"# comment\nroot:x:0:0::/root:/bin/sh\n\n+nis\nwww:x:33:33::/:/bin/sh\nwww:x:34:34::/:/bin/sh")
+	if err != nil || len(users) != 2 || users["root"] != 0 || users["www"] != 33 ||
+		len(groups) != 1 || groups["adm"] != 4 {
 		t.Errorf("%v, %v, %v", users, groups, err)
 	}
 	for _, bad := range []string{"root", "root:x:zero:0", "root:x:-1:0", "root:x:4294967296:0", ":x:1:1"} {
-		if _, _, err := accounts(bad); !errors.Is(err, source.ErrMalformed) || !strings.Contains(err.Error(), "line 1") {
+		if _, _, err := accounts(bad); !errors.Is(err, source.ErrMalformed) ||
+			!strings.Contains(err.Error(), "line 1") {
 			t.Errorf("%q: %v, want ErrMalformed with the line", bad, err)
 		}
 	}
@@ -146,13 +156,16 @@ func TestOSReleaseIsThePrettyName(t *testing.T) {
 		"NAME=x\nPRETTY_NAME=plain\n":        "plain",
 		"NAME=x\n":                           "Linux",
 	} {
-		tr := sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Link("etc/os-release", "../usr/lib/os-release"), sourcetest.File("usr/lib/os-release", text)))
+		tr := sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.Link("etc/os-release", "../usr/lib/os-release"),
+				sourcetest.File("usr/lib/os-release", text)))
 		if got, err := rootfs.OSRelease(tr); err != nil || got != want {
 			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
 		}
 	}
 	for _, bad := range []string{"PRETTY_NAME=\x1b[2J", "PRETTY_NAME=\xff", "PRETTY_NAME=" + strings.Repeat("x", 300)} {
-		if _, err := rootfs.OSRelease(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("etc/os-release", bad)))); !errors.Is(err, source.ErrMalformed) {
+		if _, err := rootfs.OSRelease(sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.File("etc/os-release", bad)))); !errors.Is(err, source.ErrMalformed) {
 			t.Errorf("%q: %v, want ErrMalformed", bad, err)
 		}
 	}
@@ -166,7 +179,8 @@ func TestArchitectureIsThatOfSystemd(t *testing.T) {
 		"#!/bin/sh\nexec something else\n\n": "",
 		"short":                              "",
 	} {
-		got, err := rootfs.Architecture(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Program("sbin/init", header))))
+		got, err := rootfs.Architecture(sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.Program("sbin/init", header))))
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v, want %q", header, got, err, want)
 		}

@@ -40,7 +40,8 @@ func DataDirectories(t *tree.Tree) ([]string, error) {
 	var found []string
 	for i := range t.Entries {
 		e := &t.Entries[i]
-		if e.Type != tree.Regular || !below(e.Path, top) || tree.OwnerOf(e.Path) != tree.OwnedByVM || tree.Parent(e.Path) == top {
+		if e.Type != tree.Regular || !below(e.Path, top) || tree.OwnerOf(e.Path) != tree.OwnedByVM ||
+			tree.Parent(e.Path) == top {
 			continue
 		}
 		directory, _ := t.Lookup(tree.Parent(e.Path))

@@ -10,9 +10,12 @@ import (
 // A file that a user gives is in every VM, or it is refused: none is dropped in silence.
 func TestAGivenFileIsInTheTreeOrRefused(t *testing.T) {
 	for p, good := range map[string]bool{
-		"etc/resolv.conf": true, "etc/motd": true, "usr/bin/x": true, "opt/x": true, "etc/ssh/sshd_config": true, "var/lib/app/x": true, "root/.profile": true,
-		"etc/hostname": false, "etc/machine-id": false, "var/lib/dbus/machine-id": false, "etc/ssh/ssh_host_rsa_key": false, "tmp/x": false, "var/tmp/x": false,
-		"run/x": false, "boot/x": false, "dev/x": false, "proc/x": false, "sys/x": false, "var/log/app.log": false, "var/cache/apt/x": false, "etc/passwd-": false,
+		"etc/resolv.conf": true, "etc/motd": true, "usr/bin/x": true, "opt/x": true, "etc/ssh/sshd_config": true,
+		"var/lib/app/x": true, "root/.profile": true,
+		"etc/hostname": false, "etc/machine-id": false, "var/lib/dbus/machine-id": false,
+		"etc/ssh/ssh_host_rsa_key": false, "tmp/x": false, "var/tmp/x": false,
+		"run/x": false, "boot/x": false, "dev/x": false, "proc/x": false, "sys/x": false, "var/log/app.log": false,
+		"var/cache/apt/x": false, "etc/passwd-": false,
 		"var/lib/systemd/random-seed": false, "etc/.updated": false,
 	} {
 		err := rootfs.CheckGiven(p)

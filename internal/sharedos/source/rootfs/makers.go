@@ -32,13 +32,16 @@ const iscsiName = "etc/iscsi/initiatorname.iscsi"
 // makers are all that are known. systemd, samba and sshd make theirs without a unit of ours; see boot.installHostKeys
 // for sshd.
 var makers = []maker{
-	{name: "ssl-cert", secret: "etc/ssl/private/ssl-cert-snakeoil.key", tool: "usr/sbin/make-ssl-cert", command: "/usr/sbin/make-ssl-cert generate-default-snakeoil"},
+	{name: "ssl-cert", secret: "etc/ssl/private/ssl-cert-snakeoil.key", tool: "usr/sbin/make-ssl-cert",
+		command: "/usr/sbin/make-ssl-cert generate-default-snakeoil"},
 	{name: "rndc", secret: "etc/bind/rndc.key", tool: "usr/sbin/rndc-confgen", command: "/usr/sbin/rndc-confgen -a"},
 	{name: "rndc", secret: "etc/rndc.key", tool: "usr/sbin/rndc-confgen", command: "/usr/sbin/rndc-confgen -a"},
 	// No secret, but a name that two machines must not have. open-iscsi draws one where this is asked for.
-	{name: "iscsi", secret: iscsiName, tool: "usr/lib/open-iscsi/startup-checks.sh", command: "/bin/sh -c 'echo GenerateName=yes > /" + iscsiName + "'"},
+	{name: "iscsi", secret: iscsiName, tool: "usr/lib/open-iscsi/startup-checks.sh",
+		command: "/bin/sh -c 'echo GenerateName=yes > /" + iscsiName + "'"},
 	{name: "munge", secret: "etc/munge/munge.key", tool: "usr/sbin/mungekey", command: "/usr/sbin/mungekey --create"},
-	{name: "munge", secret: "etc/munge/munge.key", tool: "usr/sbin/create-munge-key", command: "/usr/sbin/create-munge-key"},
+	{name: "munge", secret: "etc/munge/munge.key", tool: "usr/sbin/create-munge-key",
+		command: "/usr/sbin/create-munge-key"},
 }
 
 // madeByService are secrets that the service itself makes when it starts and finds none.
@@ -97,7 +100,8 @@ func leaveOut(t *tree.Tree, secrets []Secret, users, groups map[string]uint32) (
 			text := []byte(m.unit(&e, nameOf(users, e.UID), nameOf(groups, e.GID)))
 			added[tree.Sum(text)] = text
 			name := SecretUnits + m.name + ".service"
-			units[name] = tree.Entry{Path: unitDirectory + "/" + name, Type: tree.Regular, Mode: 0o644, ModTime: time.Unix(0, 0), Size: int64(len(text)), Digest: tree.Sum(text)}
+			units[name] = tree.Entry{Path: unitDirectory + "/" + name, Type: tree.Regular, Mode: 0o644,
+				ModTime: time.Unix(0, 0), Size: int64(len(text)), Digest: tree.Sum(text)}
 			gone[e.Path].Made = true
 			break
 		}

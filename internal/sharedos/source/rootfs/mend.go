@@ -27,13 +27,13 @@ import (
 //   - block devices outside of /dev that others than root may read or write.
 //   - capabilities of a container's root, which become those of the VM's.
 //
-// It notes what belongs to an ordinary user, or to a number that no account has, and leaves it so: whoever has or gets that
-// number in a VM can change it.
+// It notes what belongs to an ordinary user, or to a number that no account has, and leaves it so:
+// whoever has or gets that number in a VM can change it.
 //
 // It gives root what is in the directories of its search path and belongs to neither root nor an account of the system.
 //
-// It refuses other owners than root of the system's core, and of what root runs or obeys, programs without which nothing starts and that cannot be
-// executed, and attributes that are damaged.
+// It refuses other owners than root of the system's core, and of what root runs or obeys, programs
+// without which nothing starts and that cannot be executed, and attributes that are damaged.
 func mend(t *tree.Tree, users, groups map[string]uint32) ([]string, error) {
 	m := mender{users: numbers(users), groups: numbers(groups), seen: map[string]*finding{}}
 	for i := range t.Entries {
@@ -98,7 +98,8 @@ func (m *mender) err() error {
 	if len(m.refused) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w, because a VM with it would be unsafe or could not run: %w", source.ErrRefused, errors.Join(m.refused...))
+	return fmt.Errorf("%w, because a VM with it would be unsafe or could not run: %w", source.ErrRefused,
+		errors.Join(m.refused...))
 }
 
 func (m *mender) notes() []string {
@@ -125,35 +126,44 @@ func octal(mode uint32) string { return fmt.Sprintf("%04o", mode) }
 // shared reports whether a path is the OS's, so that nobody but root may write it.
 func shared(p string) bool {
 	top, _, _ := strings.Cut(p, "/")
-	return p == tree.Root || slices.Contains([]string{"usr", "etc", "opt", "boot", "root", "lib", "bin", "sbin"}, top) ||
-		slices.Contains([]string{"var", "var/lib", "var/log", "var/cache", "var/spool", "home", "srv"}, p) || below(p, "var/opt") || below(p, "var/usrlocal")
+	return p == tree.Root ||
+		slices.Contains([]string{"usr", "etc", "opt", "boot", "root", "lib", "bin", "sbin"}, top) ||
+		slices.Contains([]string{"var", "var/lib", "var/log", "var/cache", "var/spool", "home", "srv"}, p) ||
+		below(p, "var/opt") || below(p, "var/usrlocal")
 }
 
 // everyone are directories that every user has to enter.
 var everyone = []string{
-	tree.Root, "usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/share", "usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu",
+	tree.Root, "usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/share", "usr/lib/x86_64-linux-gnu",
+	"usr/lib/aarch64-linux-gnu",
 	"etc", "var", "var/lib", "home", "opt", "srv", "usr/local",
 }
 
 // rootsOnly are paths whose owner can become root.
 var rootsOnly = []string{
-	tree.Root, "usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib/systemd", "usr/lib/systemd/systemd", "usr/lib/systemd/system", "etc", "etc/passwd",
-	"etc/group", "etc/shadow", "etc/gshadow", "etc/sudoers", "etc/sudoers.d", "etc/pam.d", "etc/ssh", "etc/ssh/sshd_config", "etc/systemd", "etc/systemd/system",
-	"etc/ld.so.conf", "etc/ld.so.preload", "etc/crontab", "etc/profile", "root", "root/.ssh", "root/.ssh/authorized_keys", "var", "var/lib",
+	tree.Root, "usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib/systemd", "usr/lib/systemd/systemd",
+	"usr/lib/systemd/system", "etc", "etc/passwd",
+	"etc/group", "etc/shadow", "etc/gshadow", "etc/sudoers", "etc/sudoers.d", "etc/pam.d", "etc/ssh",
+	"etc/ssh/sshd_config", "etc/systemd", "etc/systemd/system",
+	"etc/ld.so.conf", "etc/ld.so.preload", "etc/crontab", "etc/profile", "root", "root/.ssh",
+	"root/.ssh/authorized_keys", "var", "var/lib",
 }
 
-// obeyed are directories of configuration by which root runs programs or trusts somebody. A file there that belongs to an
-// account of the system may be meant so, but none of an ordinary user or of a number that no account has.
+// obeyed are directories of configuration by which root runs programs or trusts somebody. A file there that belongs
+// to an account of the system may be meant so, but none of an ordinary user or of a number that no account has.
 var obeyed = []string{
-	"etc/apt", "etc/bash.bashrc", "etc/cron.d", "etc/cron.daily", "etc/cron.hourly", "etc/cron.monthly", "etc/cron.weekly", "etc/environment",
-	"etc/init.d", "etc/kernel", "etc/ld.so.conf.d", "etc/modprobe.d", "etc/network", "etc/NetworkManager", "etc/pam.d", "etc/polkit-1", "etc/profile.d",
+	"etc/apt", "etc/bash.bashrc", "etc/cron.d", "etc/cron.daily", "etc/cron.hourly", "etc/cron.monthly",
+	"etc/cron.weekly", "etc/environment",
+	"etc/init.d", "etc/kernel", "etc/ld.so.conf.d", "etc/modprobe.d", "etc/network", "etc/NetworkManager", "etc/pam.d",
+	"etc/polkit-1", "etc/profile.d",
 	"etc/rc.local", "etc/security", "etc/ssh", "etc/ssl", "etc/sudoers.d", "etc/systemd", "etc/tmpfiles.d", "etc/udev",
 	"root/.bash_profile", "root/.bashrc", "root/.profile", "root/.ssh", "var/spool/cron",
 	"usr/lib/systemd", "usr/lib/tmpfiles.d", "usr/lib/udev",
 }
 
 // programs are the directories of root's search path, which have nobody's programs but root's.
-var programs = []string{"usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin", "var/usrlocal/bin", "var/usrlocal/sbin"}
+var programs = []string{"usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin",
+	"var/usrlocal/bin", "var/usrlocal/sbin"}
 
 // ordinary is the first number of users who are no accounts of the system (login.defs(5)).
 const ordinary = 1000
@@ -172,7 +182,8 @@ func (m *mender) owner(e *tree.Entry) {
 	case e.UID == nobody && (e.Path == "usr" || below(e.Path, "usr") || below(e.Path, "etc")):
 		m.refuse(e, "belongs to nobody: its owner had no number where it was packed"+remedy)
 	case stranger && in(obeyed):
-		m.refuse(e, fmt.Sprintf("belongs to the number %d, which is no account of the system, though root obeys it%s", e.UID, remedy))
+		m.refuse(e, fmt.Sprintf("belongs to the number %d, which is no account of the system, though root obeys it%s",
+			e.UID, remedy))
 	case stranger && in(programs):
 		defer func() { // after setuid
 			m.note(e, "it belonged to no account of the system, and is root's now, who runs it")
@@ -181,7 +192,9 @@ func (m *mender) owner(e *tree.Entry) {
 	case e.UID >= ordinary && e.UID != nobody && shared(e.Path):
 		m.note(e, "it belongs to an ordinary user, who can change it in every VM; it was left so")
 	case e.UID != 0 && !m.users[e.UID] && e.UID != nobody && shared(e.Path):
-		m.note(e, fmt.Sprintf("it belongs to the number %d, which no account has: whoever gets it in a VM can change it; it was left so", e.UID))
+		m.note(e, fmt.Sprintf(
+			"it belongs to the number %d, which no account has: whoever gets it in a VM can change it; it was left so",
+			e.UID))
 	}
 	const setuid, setgid = 0o4000, 0o2000
 	if e.Type != tree.Regular {
@@ -227,7 +240,8 @@ func (m *mender) mode(e *tree.Entry) {
 	if e.Type == tree.BlockDevice && !below(e.Path, "dev") {
 		set(e.Mode&^0o066, "others could read or write a device")
 	}
-	if shared(e.Path) && e.Mode&0o002 != 0 && e.Type != tree.CharDevice && e.Type != tree.BlockDevice && !(isDirectory && e.Mode&0o1000 != 0 && e.Path != tree.Root) {
+	if shared(e.Path) && e.Mode&0o002 != 0 && e.Type != tree.CharDevice && e.Type != tree.BlockDevice &&
+		!(isDirectory && e.Mode&0o1000 != 0 && e.Path != tree.Root) {
 		set(e.Mode&^0o002, "everyone could write it")
 	}
 	if shared(e.Path) && e.Mode&0o020 != 0 && (e.GID >= ordinary && e.GID != nobody || e.GID != 0 && !m.groups[e.GID]) {
@@ -241,16 +255,19 @@ func (m *mender) mode(e *tree.Entry) {
 	}
 }
 
-// foreign are attributes of other systems and of other file systems: of Lustre, GlusterFS, XFS and NFS. A name that ends
-// in "." stands for all that start with it.
+// foreign are attributes of other systems and of other file systems: of Lustre, GlusterFS, XFS and
+// NFS. A name that ends in "." stands for all that start with it.
 var foreign = []string{
-	"trusted.lov", "trusted.lma", "trusted.lmv", "trusted.link", "trusted.fid", "trusted.som", "trusted.hsm", "trusted.dmv", "trusted.version",
-	"trusted.gfid", "trusted.glusterfs.", "trusted.afr.", "trusted.SGI_", "security.NTACL", "user.DOSATTRIB", "user.fuseoverlayfs.", "user.rootlesscontainers",
+	"trusted.lov", "trusted.lma", "trusted.lmv", "trusted.link", "trusted.fid", "trusted.som", "trusted.hsm",
+	"trusted.dmv", "trusted.version",
+	"trusted.gfid", "trusted.glusterfs.", "trusted.afr.", "trusted.SGI_", "security.NTACL", "user.DOSATTRIB",
+	"user.fuseoverlayfs.", "user.rootlesscontainers",
 }
 
 // usable reports whether Linux has an attribute on every file system (xattr(7)).
 func usable(name string) bool {
-	if slices.ContainsFunc(foreign, func(f string) bool { return name == f || strings.HasPrefix(name, f) && !isLetter(f[len(f)-1]) }) {
+	if slices.ContainsFunc(foreign,
+		func(f string) bool { return name == f || strings.HasPrefix(name, f) && !isLetter(f[len(f)-1]) }) {
 		return false
 	}
 	switch namespace, _, _ := strings.Cut(name, "."); namespace {
@@ -292,8 +309,8 @@ func (m *mender) attributes(e *tree.Entry) {
 	}
 }
 
-// list removes the entries of an access control list (acl(5)) by which single users or groups can write what is the OS's,
-// or read passwords. No package makes such.
+// list removes the entries of an access control list (acl(5)) by which single users or groups can
+// write what is the OS's, or read passwords. No package makes such.
 func (m *mender) list(e *tree.Entry, name, value string) {
 	const user, group, write = 0x02, 0x08, 0x02 // ACL_USER, ACL_GROUP, ACL_WRITE
 	passwords := e.Path == "etc/shadow" || e.Path == "etc/gshadow"

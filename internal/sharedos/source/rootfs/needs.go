@@ -19,10 +19,11 @@ import (
 // maxProgram is the largest program that is looked into, in bytes.
 const maxProgram = 256 << 20
 
-// needs looks for what added programs need and the whole tree lacks: libraries and interpreters. A library counts as present
-// wherever in the tree it is, since a program may have its own places to look in. Files that a package ships depend on
-// what their package says, so what they lack is a note only. What other files lack is a note and a need, which another component
-// of a stack can meet. A program for another processor is an error, which wraps source.ErrRefused and lists all of them.
+// needs looks for what added programs need and the whole tree lacks: libraries and interpreters. A
+// library counts as present wherever in the tree it is, since a program may have its own places to
+// look in. Files that a package ships depend on what their package says, so what they lack is a note
+// only. What other files lack is a note and a need, which another component of a stack can meet. A
+// program for another processor is an error, which wraps source.ErrRefused and lists all of them.
 func needs(base, full *tree.Tree, architecture string) (notes []string, lacking []release.Need, _ error) {
 	shipped, _, err := shippedFiles(full)
 	if err != nil {
@@ -37,7 +38,8 @@ func needs(base, full *tree.Tree, architecture string) (notes []string, lacking 
 	var refused []error
 	for i := range full.Entries {
 		e := &full.Entries[i]
-		if was, has := base.Lookup(e.Path); e.Type != tree.Regular || e.Size == 0 || e.Size > maxProgram || has && tree.Equal(*was, *e) {
+		if was, has := base.Lookup(e.Path); e.Type != tree.Regular || e.Size == 0 || e.Size > maxProgram ||
+			has && tree.Equal(*was, *e) {
 			continue
 		}
 		if below(e.Path, "usr/share/doc") {
@@ -55,7 +57,8 @@ func needs(base, full *tree.Tree, architecture string) (notes []string, lacking 
 		case shipped[e.Path]:
 			notes = append(notes, NeedText(*need)+", which is not there")
 		default:
-			notes = append(notes, NeedText(*need)+", which neither it nor its base has: another component of each VM has to bring it")
+			notes = append(notes,
+				NeedText(*need)+", which neither it nor its base has: another component of each VM has to bring it")
 			lacking = append(lacking, *need)
 		}
 	}
@@ -80,8 +83,8 @@ type needed struct {
 	machine elf.Machine
 }
 
-// lacks says what a file needs and the tree does not have, nil if there is nothing, and the processor that a program is for if that
-// is another one.
+// lacks says what a file needs and the tree does not have, nil if there is nothing, and the
+// processor that a program is for if that is another one.
 func (n *needed) lacks(e *tree.Entry) (need *release.Need, foreign string, err error) {
 	file, err := n.tree.Content.Open(e.Digest)
 	if err != nil {
@@ -115,7 +118,8 @@ func (n *needed) lacks(e *tree.Entry) (need *release.Need, foreign string, err e
 	return need, foreign, nil
 }
 
-// lacksInterpreter returns the interpreter that the first line of a script names and the tree does not have; "" if there is none.
+// lacksInterpreter returns the interpreter that the first line of a script names and the tree does
+// not have; "" if there is none.
 func (n *needed) lacksInterpreter(line string) string {
 	words := strings.Fields(line)
 	if len(words) == 0 || !strings.HasPrefix(words[0], "/") {

@@ -14,15 +14,16 @@ import (
 // Normalise returns the tree that a release shares. It removes what must belong to one machine only and what the build
 // left behind, and it moves directories that must belong to the OS or to the VM.
 //
-// It removes SSH host keys, the machine ID (an empty /etc/machine-id stays), random seeds, secrets created by systemd, NVMe
-// host names, answers to debconf that are passwords,
-// hostname and resolv.conf of the build machine, apt's caches and package lists, backups and locks of dpkg, debconf,
-// ldconfig and the account files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run,
-// /dev, /proc and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
+// It removes SSH host keys, the machine ID (an empty /etc/machine-id stays), random seeds, secrets created
+// by systemd, NVMe host names, answers to debconf that are passwords, hostname and resolv.conf of the build
+// machine, apt's caches and package lists, backups and locks of dpkg, debconf, ldconfig and the account
+// files, and everything in /boot (the kernel is a blob of the release), /tmp, /var/tmp, /run, /dev, /proc
+// and /sys. Log files are truncated rather than removed, so services find them with their owner and mode.
 //
-// Databases of packages move from /var below /usr/lib/sysimage, since they describe the release and not the VM. /usr/local
-// moves to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A symbolic link replaces each. Relative links that would point elsewhere after the move become absolute. Links at the top
-// that lead below /var or /sysroot, such as /home, become directories with what they lead to; see topLinks.
+// Databases of packages move from /var below /usr/lib/sysimage, since they describe the release and not the
+// VM. /usr/local moves to /var/usrlocal and /opt to /var/opt (tree.CarriedTrees). A symbolic link replaces
+// each. Relative links that would point elsewhere after the move become absolute. Links at the top that
+// lead below /var or /sysroot, such as /home, become directories with what they lead to; see topLinks.
 //
 // /usr, /etc/.updated and /var/.updated get the modification time 0. systemd's ConditionNeedsUpdate= (systemd.unit(5))
 // is true if /usr is newer than the stamp, which it never is with any release. So no boot runs ldconfig, systemd-hwdb,
@@ -135,7 +136,8 @@ func fateOf(e tree.Entry) fate {
 	case e.Path == "etc/resolv.conf" && e.Type == tree.Regular:
 		// A symbolic link to the file of a resolver in the VM is part of the OS and stays.
 		return remove
-	case e.Type == tree.Symlink && tree.Parent(e.Path) == tree.Root && strings.HasPrefix(strings.TrimPrefix(e.Link, "/"), "boot/"):
+	case e.Type == tree.Symlink && tree.Parent(e.Path) == tree.Root &&
+		strings.HasPrefix(strings.TrimPrefix(e.Link, "/"), "boot/"):
 		// /vmlinuz, /initrd.img and their .old variants would be dangling links.
 		return remove
 	case e.Type == tree.Regular && below(e.Path, "var/log"):
@@ -147,8 +149,8 @@ func fateOf(e tree.Entry) fate {
 // ownFiles are files that each VM has of its own and that replace those of a release at every boot.
 var ownFiles = []string{"etc/machine-id", "etc/hostname", "etc/.updated", "var/.updated"}
 
-// CheckGiven returns an error if a file that a user gives for a base cannot reach a VM: VMs mount something over it, each
-// VM has its own, or it is a secret or a log. p is relative to the root.
+// CheckGiven returns an error if a file that a user gives for a base cannot reach a VM: VMs mount
+// something over it, each VM has its own, or it is a secret or a log. p is relative to the root.
 func CheckGiven(p string) error {
 	e := tree.Entry{Path: p, Type: tree.Regular}
 	switch {
@@ -161,7 +163,8 @@ func CheckGiven(p string) error {
 	case fateOf(e) == empty:
 		return fmt.Errorf("/%s would be empty in a VM: logs are not shared", p)
 	case fateOf(e) == remove:
-		return fmt.Errorf("/%s would not be in a VM: it is a file of one machine or of a build, which is never shared", p)
+		return fmt.Errorf("/%s would not be in a VM: it is a file of one machine or of a build, which is never shared",
+			p)
 	}
 	return nil
 }
@@ -232,7 +235,8 @@ type move struct {
 var moves = []move{
 	{from: debianDpkg, to: sysimageDpkg, link: "../../usr/lib/sysimage/dpkg", packages: true},
 	{from: varRPM, to: sysimageRPM, link: "../../usr/lib/sysimage/rpm", packages: true},
-	{from: "var/lib/pacman/local", to: "usr/lib/sysimage/pacman/local", link: "../../../usr/lib/sysimage/pacman/local", packages: true},
+	{from: "var/lib/pacman/local", to: "usr/lib/sysimage/pacman/local",
+		link: "../../../usr/lib/sysimage/pacman/local", packages: true},
 	{from: "usr/local", to: "var/usrlocal", link: "../var/usrlocal"},
 	{from: "opt", to: "var/opt", link: "var/opt"},
 }

@@ -32,7 +32,8 @@ func TestNormaliseRemovesWhatIsOneMachinesOwn(t *testing.T) {
 		"var/cache/debconf/config.dat-old", "var/cache/ldconfig/aux-cache",
 		"var/lib/dpkg/status-old", "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend", "var/lib/dpkg/triggers/Lock",
 		"var/log/dpkg.log", "var/log/apt/term.log", "var/log/syslog.1", "var/log/journal/0123/system.journal",
-		"boot/vmlinuz-6.1", "tmp/x", "var/tmp/x", "run/x/y", "dev/null", "proc/1", "sys/x", "etc/shadow-", "etc/passwd-",
+		"boot/vmlinuz-6.1", "tmp/x", "var/tmp/x", "run/x/y", "dev/null", "proc/1", "sys/x",
+		"etc/shadow-", "etc/passwd-",
 	}
 	kept := []string{
 		"etc/ssh/sshd_config", "etc/shadow", "var/cache/debconf/config.dat", "var/cache/apt/archives/partial",
@@ -50,7 +51,8 @@ func TestNormaliseRemovesWhatIsOneMachinesOwn(t *testing.T) {
 			items = append(items, sourcetest.Dir(p))
 		}
 	}
-	items = append(items, sourcetest.Link("vmlinuz", "boot/vmlinuz-6.1"), sourcetest.Link("initrd.img.old", "/boot/initrd.img-6.1"))
+	items = append(items, sourcetest.Link("vmlinuz", "boot/vmlinuz-6.1"),
+		sourcetest.Link("initrd.img.old", "/boot/initrd.img-6.1"))
 	n := normalise(t, items...)
 	for _, p := range append(gone, "vmlinuz", "initrd.img.old", "usr/lib/sysimage/dpkg/status-old",
 		"usr/lib/sysimage/dpkg/lock", "usr/lib/sysimage/dpkg/triggers/Lock") {
@@ -82,7 +84,8 @@ func TestNormaliseEmptiesLogsAndMachineID(t *testing.T) {
 
 func TestNormaliseKeepsAResolverLink(t *testing.T) {
 	const target = "../run/systemd/resolve/stub-resolv.conf"
-	n := normalise(t, sourcetest.Link("etc/resolv.conf", target), sourcetest.Link("var/lib/dbus/machine-id", "/etc/machine-id"))
+	n := normalise(t, sourcetest.Link("etc/resolv.conf", target),
+		sourcetest.Link("var/lib/dbus/machine-id", "/etc/machine-id"))
 	if e, ok := n.Lookup("etc/resolv.conf"); !ok || e.Link != target {
 		t.Errorf("resolv.conf %+v", e)
 	}
@@ -91,10 +94,12 @@ func TestNormaliseKeepsAResolverLink(t *testing.T) {
 func TestNormaliseMovesWhatGoesElsewhere(t *testing.T) {
 	own := sourcetest.Dir("opt/app")
 	own.Uid = 1000
-	n := normalise(t, sourcetest.File("var/lib/dpkg/status", "Package: a\n"), sourcetest.File("var/lib/dpkg/info/a.list", "/."),
+	n := normalise(t, sourcetest.File("var/lib/dpkg/status", "Package: a\n"),
+		sourcetest.File("var/lib/dpkg/info/a.list", "/."),
 		sourcetest.File("var/lib/rpm/rpmdb.sqlite", "rpm"), sourcetest.File("var/lib/pacman/local/a-1/desc", "a"),
 		sourcetest.File("var/lib/pacman/sync/core.db", "core"),
-		sourcetest.File("usr/local/bin/tool", "tool"), sourcetest.Link("usr/local/man", "share/man"), sourcetest.Dir("usr/local/share/man"),
+		sourcetest.File("usr/local/bin/tool", "tool"), sourcetest.Link("usr/local/man", "share/man"),
+		sourcetest.Dir("usr/local/share/man"),
 		sourcetest.Link("usr/local/bin/sh", "../../bin/sh"), sourcetest.Link("usr/local/bin/root", "../../../.."),
 		sourcetest.Link("usr/local/bin/abs", "/bin/sh"), sourcetest.Link("usr/bin/tool", "../local/bin/tool"),
 		own, sourcetest.File("opt/app/run", "run"), sourcetest.Dir("var/opt"))
@@ -118,7 +123,8 @@ func TestNormaliseMovesWhatGoesElsewhere(t *testing.T) {
 	// Every old path still leads to the same content.
 	for p, want := range map[string]string{
 		"var/lib/dpkg/status": "Package: a\n", "var/lib/rpm/rpmdb.sqlite": "rpm", "var/lib/pacman/local/a-1/desc": "a",
-		"var/lib/pacman/sync/core.db": "core", "usr/local/bin/tool": "tool", "usr/bin/tool": "tool", "opt/app/run": "run",
+		"var/lib/pacman/sync/core.db": "core", "usr/local/bin/tool": "tool",
+		"usr/bin/tool": "tool", "opt/app/run": "run",
 	} {
 		if data, err := n.ReadFile(p, 100); err != nil || string(data) != want {
 			t.Errorf("%s: %q, %v", p, data, err)
@@ -130,7 +136,8 @@ func TestNormaliseMovesWhatGoesElsewhere(t *testing.T) {
 }
 
 func TestNormaliseRefusesAMoveOntoSomethingElse(t *testing.T) {
-	_, err := rootfs.Normalise(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("opt/a", "1"), sourcetest.File("var/opt/a", "2"))))
+	_, err := rootfs.Normalise(sourcetest.ReadTar(t,
+		sourcetest.Tar(t, sourcetest.File("opt/a", "1"), sourcetest.File("var/opt/a", "2"))))
 	if err == nil || !strings.Contains(err.Error(), "/var/opt/a") {
 		t.Errorf("error %v, want one that names /var/opt/a", err)
 	}
@@ -172,12 +179,14 @@ func TestNormaliseStampsAsUpdated(t *testing.T) {
 func TestNormaliseIsIdempotent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		names := []string{
-			"opt", "var", "usr", "local", "lib", "dpkg", "log", "etc", "machine-id", ".updated", "tmp", "boot", "sysimage", "a",
+			"opt", "var", "usr", "local", "lib", "dpkg", "log", "etc", "machine-id", ".updated",
+			"tmp", "boot", "sysimage", "a",
 		}
 		entries := []tree.Entry{{Path: ".", Type: tree.Directory}}
 		seen := map[string]bool{}
 		for range rapid.IntRange(0, 25).Draw(t, "entries") {
-			parents := slices.DeleteFunc(slices.Clone(entries), func(e tree.Entry) bool { return e.Type != tree.Directory })
+			parents := slices.DeleteFunc(slices.Clone(entries),
+				func(e tree.Entry) bool { return e.Type != tree.Directory })
 			p := rapid.SampledFrom(parents).Draw(t, "parent").Path + "/" + rapid.SampledFrom(names).Draw(t, "name")
 			p = strings.TrimPrefix(p, "./")
 			if seen[p] {
@@ -186,9 +195,12 @@ func TestNormaliseIsIdempotent(t *testing.T) {
 			seen[p] = true
 			switch rapid.IntRange(0, 3).Draw(t, "type") {
 			case 0:
-				entries = append(entries, tree.Entry{Path: p, Type: tree.Regular, Size: int64(len(p)), Digest: tree.Sum([]byte(p))})
+				entries = append(entries,
+					tree.Entry{Path: p, Type: tree.Regular, Size: int64(len(p)), Digest: tree.Sum([]byte(p))})
 			case 1:
-				entries = append(entries, tree.Entry{Path: p, Type: tree.Symlink, Link: rapid.SampledFrom([]string{"a", "../a", "/a", "../../.."}).Draw(t, "target")})
+				entries = append(entries,
+					tree.Entry{Path: p, Type: tree.Symlink,
+						Link: rapid.SampledFrom([]string{"a", "../a", "/a", "../../.."}).Draw(t, "target")})
 			default:
 				entries = append(entries, tree.Entry{Path: p, Type: tree.Directory, Mode: 0o750})
 			}
@@ -224,7 +236,8 @@ func (none) Open(tree.Digest) (io.ReadCloser, error) { return io.NopCloser(strin
 
 // What Normalise moves to the VM's disk is what a refresh carries there.
 func TestMovedDirectoriesAreCarried(t *testing.T) {
-	n, err := rootfs.Normalise(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("opt/acme/acmed", "1"), sourcetest.File("usr/local/bin/x", "1"))))
+	n, err := rootfs.Normalise(sourcetest.ReadTar(t,
+		sourcetest.Tar(t, sourcetest.File("opt/acme/acmed", "1"), sourcetest.File("usr/local/bin/x", "1"))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,8 @@ func Architecture(t *tree.Tree) (string, error) {
 	}
 	// In both supported kinds of ELF files, the machine is a little-endian 16-bit word at offset 18.
 	if string(header[:4]) != elf.ELFMAG || elf.Data(header[elf.EI_DATA]) != elf.ELFDATA2LSB {
-		return "", fmt.Errorf("find the architecture: %s is not a little-endian ELF program: %w", initPath, source.ErrMalformed)
+		return "", fmt.Errorf("find the architecture: %s is not a little-endian ELF program: %w",
+			initPath, source.ErrMalformed)
 	}
 	machine := elf.Machine(uint16(header[18]) | uint16(header[19])<<8)
 	name, ok := architectures[machine]

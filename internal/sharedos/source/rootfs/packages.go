@@ -53,7 +53,8 @@ func Packages(t *tree.Tree) ([]release.Package, error) {
 		}
 		name, version, arch := s["Package"], s["Version"], s["Architecture"]
 		if name == "" || version == "" {
-			return nil, fmt.Errorf("read the package database: package %q has no name or version: %w", name, source.ErrMalformed)
+			return nil, fmt.Errorf("read the package database: package %q has no name or version: %w",
+				name, source.ErrMalformed)
 		}
 		if native != "" && arch != "" && arch != native && arch != "all" {
 			name += ":" + arch
@@ -63,7 +64,8 @@ func Packages(t *tree.Tree) ([]release.Package, error) {
 	slices.SortFunc(packages, func(a, b release.Package) int { return cmp.Compare(a.Name, b.Name) })
 	for i := 1; i < len(packages); i++ {
 		if packages[i].Name == packages[i-1].Name {
-			return nil, fmt.Errorf("read the package database: package %q is listed twice: %w", packages[i].Name, source.ErrMalformed)
+			return nil, fmt.Errorf("read the package database: package %q is listed twice: %w",
+				packages[i].Name, source.ErrMalformed)
 		}
 	}
 	return packages, nil

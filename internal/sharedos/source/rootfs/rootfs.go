@@ -21,7 +21,8 @@ import (
 type System struct {
 	// Tree is the normalised tree, which a release shares.
 	Tree *tree.Tree
-	// Full is the tree as the source has it, except for what Notes say, including /boot. The kernel image and its modules are read from it.
+	// Full is the tree as the source has it, except for what Notes say, including /boot. The kernel
+	// image and its modules are read from it.
 	Full   *tree.Tree
 	Kernel KernelInfo
 	// Architecture has Debian's name: "amd64".
@@ -67,11 +68,14 @@ func (s *System) Close() error {
 //
 // A source can change between Fingerprint and Read. A caller that stores the result under the fingerprint must compute
 // the fingerprint again afterwards and compare.
-func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
-	return readSystem(ctx, src, spoolDir, progress, func(s *System, given []string) error { return s.describe(sharedSecrets, given) })
+func Read(ctx context.Context, src source.Source, spoolDir string, progress source.Progress,
+	sharedSecrets ...string) (*System, error) {
+	return readSystem(ctx, src, spoolDir, progress,
+		func(s *System, given []string) error { return s.describe(sharedSecrets, given) })
 }
 
-func readSystem(ctx context.Context, src source.Source, spoolDir string, progress source.Progress, describe func(*System, []string) error) (*System, error) {
+func readSystem(ctx context.Context, src source.Source, spoolDir string, progress source.Progress,
+	describe func(*System, []string) error) (*System, error) {
 	stream, err := src.Open(ctx, progress)
 	if err != nil {
 		return nil, err
@@ -108,7 +112,8 @@ func readSystem(ctx context.Context, src source.Source, spoolDir string, progres
 
 // ReadAddition is Read for the whole tree of a base with an addition, from Addition.On. It has no kernel, and Secrets
 // and Notes are only those of what was added. base is the base's normalised tree.
-func ReadAddition(ctx context.Context, src source.Source, base *tree.Tree, spoolDir string, progress source.Progress, sharedSecrets ...string) (*System, error) {
+func ReadAddition(ctx context.Context, src source.Source, base *tree.Tree, spoolDir string, progress source.Progress,
+	sharedSecrets ...string) (*System, error) {
 	return readSystem(ctx, src, spoolDir, progress, func(s *System, given []string) error {
 		return s.describeAddition(base, sharedSecrets, given)
 	})
@@ -122,7 +127,8 @@ func wrap(src source.Source, err error) error {
 	return err
 }
 
-// isImage reports whether a tree is an image as container engines save it, in the OCI image layout or in Docker's format.
+// isImage reports whether a tree is an image as container engines save it, in the OCI image layout
+// or in Docker's format.
 func isImage(t *tree.Tree) bool {
 	_, layout := t.Lookup("oci-layout")
 	_, saved := t.Lookup("manifest.json")
@@ -133,7 +139,9 @@ func isImage(t *tree.Tree) bool {
 // describe derives all other fields from the full tree.
 func (s *System) describe(sharedSecrets, given []string) (err error) {
 	if isImage(s.Full) {
-		return fmt.Errorf("%w: it is not a root file system but a file with a container image: use oci = { layout = PATH } with it", ErrNotBootable)
+		return fmt.Errorf(
+			"%w: it is not a root file system but a file with a container image: use oci = { layout = PATH } with it",
+			ErrNotBootable)
 	}
 	if s.Kernel, err = CheckBootable(s.Full); err != nil {
 		return err
@@ -168,7 +176,9 @@ func sameKernels(base, full *tree.Tree) error {
 			continue
 		}
 		if _, known := base.Lookup(e.Path); !known {
-			return fmt.Errorf("it brings kernel %s, and a VM boots the kernel of its base: %w; add the kernel's package to the base", release, source.ErrRefused)
+			return fmt.Errorf(
+				"it brings kernel %s, and a VM boots the kernel of its base: %w; add the kernel's package to the base",
+				release, source.ErrRefused)
 		}
 	}
 	return nil

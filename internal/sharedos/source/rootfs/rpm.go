@@ -42,7 +42,8 @@ func rpmPackages(t *tree.Tree) ([]release.Package, error) {
 		}
 		// If the database was not closed, its last changes are in a write-ahead log.
 		if journal, err := t.Resolve(dir + "/rpmdb.sqlite-wal"); err == nil && journal.Size > 0 {
-			return nil, fmt.Errorf("read the package database: /%s/rpmdb.sqlite-wal is not empty: %w; run \"rpm -qa\" as root in the source, which completes the database",
+			return nil, fmt.Errorf(
+				"read the package database: /%s/rpmdb.sqlite-wal is not empty: %w; run \"rpm -qa\" as root in the source, which completes the database",
 				dir, ErrUnsupported)
 		}
 		installed, err := rpmdb.Packages(file)

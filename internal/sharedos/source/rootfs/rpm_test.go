@@ -16,12 +16,15 @@ import (
 
 func TestPackagesOfRpm(t *testing.T) {
 	database := string(rpmtest.Database(t,
-		rpmtest.Spec("nginx", "1.26", "3", "Epoch: 2\n"), rpmtest.Spec("kernel", "6.12.1", "1", ""), rpmtest.Spec("kernel", "6.12.2", "1", "")))
+		rpmtest.Spec("nginx", "1.26", "3", "Epoch: 2\n"), rpmtest.Spec("kernel", "6.12.1", "1", ""),
+		rpmtest.Spec("kernel", "6.12.2", "1", "")))
 	want := []release.Package{
 		{Name: "kernel-6.12.1-1.noarch", Version: "6.12.1-1"}, {Name: "kernel-6.12.2-1.noarch", Version: "6.12.2-1"}, {Name: "nginx", Version: "2:1.26-3"},
 	}
 	for _, dir := range []string{"usr/lib/sysimage/rpm", "var/lib/rpm"} {
-		got, err := rootfs.Packages(sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File(dir+"/rpmdb.sqlite", database), sourcetest.File(dir+"/rpmdb.sqlite-wal", ""))))
+		got, err := rootfs.Packages(sourcetest.ReadTar(t,
+			sourcetest.Tar(t, sourcetest.File(dir+"/rpmdb.sqlite", database),
+				sourcetest.File(dir+"/rpmdb.sqlite-wal", ""))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +37,8 @@ func TestPackagesOfRpm(t *testing.T) {
 		want error
 		says string
 	}{
-		"cut off":     {sourcetest.File("var/lib/rpm/rpmdb.sqlite", database[:4096]), rpmdb.ErrMalformed, "rpmdb.sqlite"},
+		"cut off": {sourcetest.File("var/lib/rpm/rpmdb.sqlite", database[:4096]),
+			rpmdb.ErrMalformed, "rpmdb.sqlite"},
 		"of rpm 4.13": {sourcetest.File("var/lib/rpm/Packages", "x"), rootfs.ErrUnsupported, "--rebuilddb"},
 		"of SUSE":     {sourcetest.File("usr/lib/sysimage/rpm/Packages.db", "x"), rootfs.ErrUnsupported, "--rebuilddb"},
 	} {
@@ -43,8 +47,10 @@ func TestPackagesOfRpm(t *testing.T) {
 			t.Errorf("%s: got %v, want %v that says %q", name, err, test.want, test.says)
 		}
 	}
-	open := sourcetest.Tar(t, sourcetest.File("var/lib/rpm/rpmdb.sqlite", database), sourcetest.File("var/lib/rpm/rpmdb.sqlite-wal", "x"))
-	if _, err := rootfs.Packages(sourcetest.ReadTar(t, open)); !errors.Is(err, rootfs.ErrUnsupported) || !strings.Contains(err.Error(), "rpm -qa") {
+	open := sourcetest.Tar(t, sourcetest.File("var/lib/rpm/rpmdb.sqlite", database),
+		sourcetest.File("var/lib/rpm/rpmdb.sqlite-wal", "x"))
+	if _, err := rootfs.Packages(sourcetest.ReadTar(t, open)); !errors.Is(err, rootfs.ErrUnsupported) ||
+		!strings.Contains(err.Error(), "rpm -qa") {
 		t.Errorf("with a journal: got %v", err)
 	}
 }

@@ -40,7 +40,8 @@ const secretHead = 64 << 10
 const maxList = 64 << 20
 
 // notScanned are directories that a release does not share, or whose files cannot be secrets of a script.
-var notScanned = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log", "var/cache", "var/lib/apt", debianDpkg, sysimageDpkg}
+var notScanned = []string{"boot", "dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log", "var/cache", "var/lib/apt",
+	debianDpkg, sysimageDpkg}
 
 // accountSecrets are files with passwords that are handled by themselves: those of accounts.
 var accountSecrets = []string{"etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-"}
@@ -48,8 +49,8 @@ var accountSecrets = []string{"etc/shadow", "etc/shadow-", "etc/gshadow", "etc/g
 // searched are the directories in which secrets are looked for if it is not known what packages ship.
 var searched = []string{"etc", "var", "root", "home", "srv"}
 
-// findSecrets looks for secrets in files that no package ships. Without a list of such files, it looks in the directories
-// in searched. sharedPaths are paths that are to be shared nevertheless.
+// findSecrets looks for secrets in files that no package ships. Without a list of such files, it
+// looks in the directories in searched. sharedPaths are paths that are to be shared nevertheless.
 func findSecrets(t *tree.Tree, sharedPaths []string) ([]Secret, error) {
 	shared := make(map[string]bool, len(sharedPaths))
 	for _, p := range sharedPaths {
@@ -62,10 +63,12 @@ func findSecrets(t *tree.Tree, sharedPaths []string) ([]Secret, error) {
 	s := &secretScan{tree: t, gone: map[string]bool{}}
 	for i := range t.Entries {
 		e := &t.Entries[i]
-		if e.Type != tree.Regular || shipped[e.Path] || shared["/"+e.Path] || slices.Contains(accountSecrets, e.Path) || fateOf(*e) != keep {
+		if e.Type != tree.Regular || shipped[e.Path] || shared["/"+e.Path] ||
+			slices.Contains(accountSecrets, e.Path) || fateOf(*e) != keep {
 			continue
 		}
-		if !known && !slices.ContainsFunc(searched, func(dir string) bool { return below(e.Path, dir) }) || slices.ContainsFunc(notScanned, func(dir string) bool { return below(e.Path, dir) }) {
+		if !known && !slices.ContainsFunc(searched, func(dir string) bool { return below(e.Path, dir) }) ||
+			slices.ContainsFunc(notScanned, func(dir string) bool { return below(e.Path, dir) }) {
 			continue
 		}
 		head, err := s.head(e)
@@ -152,7 +155,8 @@ var (
 	tunnelKey = regexp.MustCompile(`(?mi)^\s*(PrivateKey|PresharedKey)\s*=\s*[A-Za-z0-9+/]{43}=`)
 	quotedKey = regexp.MustCompile(`(?m)(?:^|[\s{;])secret\s+"[A-Za-z0-9+/=]{16,}"`)
 	// A setting of a configuration, or of a program that is one: password = x, $cfg['secret'] = 'x', "jwtSecret": "x".
-	password = regexp.MustCompile(`(?i)(?:^|[\s{(,;])[$\w.\[\]'"-]*(?:pass|passwd|password|secret|token|(?:api|des|secret|private)_?key)[\w'"\]]*\s*(?:=>?|:)\s*["']?[^\s"'<>{}$=]{8,}`)
+	password = regexp.MustCompile(
+		`(?i)(?:^|[\s{(,;])[$\w.\[\]'"-]*(?:pass|passwd|password|secret|token|(?:api|des|secret|private)_?key)[\w'"\]]*\s*(?:=>?|:)\s*["']?[^\s"'<>{}$=]{8,}`)
 	// A password as it is saved (crypt(5)), of a user of a web server.
 	savedPassword = regexp.MustCompile(`(?m)^[^:\s]+:(?:\$(?:apr1|1|2[aby]|5|6|y|7)\$|\{SHA\})`)
 	singleWord    = regexp.MustCompile(`^[A-Za-z0-9+/=_.:-]{20,}$`)
@@ -168,7 +172,8 @@ func settings(text []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for line := range bytes.Lines(text) {
 			line = bytes.TrimSpace(line)
-			comment := slices.ContainsFunc(comments, func(start string) bool { return bytes.HasPrefix(line, []byte(start)) })
+			comment := slices.ContainsFunc(comments,
+				func(start string) bool { return bytes.HasPrefix(line, []byte(start)) })
 			if len(line) > 0 && !comment && !yield(line) {
 				return
 			}
@@ -195,7 +200,8 @@ func says(text []byte) bool {
 }
 
 // knownFormats are the first bytes of binary files that are no seeds.
-var knownFormats = []string{"\x1f\x8b", "SQLite format 3", "\x7fELF", "\xfd7zXZ", "\x28\xb5\x2f\xfd", "BZh", "PK\x03\x04", "\x89PNG", "GDBM", "\x13\x57\x9a\xce"}
+var knownFormats = []string{"\x1f\x8b", "SQLite format 3", "\x7fELF", "\xfd7zXZ", "\x28\xb5\x2f\xfd", "BZh",
+	"PK\x03\x04", "\x89PNG", "GDBM", "\x13\x57\x9a\xce"}
 
 // secretIn returns what kind of secret a file is, "" if it is none.
 func secretIn(e *tree.Entry, head []byte) string {
@@ -219,7 +225,8 @@ func secretIn(e *tree.Entry, head []byte) string {
 		return ""
 	case strings.HasSuffix(e.Path, ".key") && e.Size > 0:
 		return "key"
-	case setsPassword(head), savedPassword.Match(head), secretName.MatchString(e.Path) && utf8.Valid(head) && says(head):
+	case setsPassword(head), savedPassword.Match(head),
+		secretName.MatchString(e.Path) && utf8.Valid(head) && says(head):
 		return "password"
 	case small && singleWord.Match(bytes.TrimSpace(head)) && entropy(bytes.TrimSpace(head)) > 3.5:
 		return "random text"
@@ -260,7 +267,8 @@ func isKeyStore(data []byte) bool {
 		// The object identifier of a bag with an encrypted key, 1.2.840.113549.1.12.10.1.2, or with a plain one, ….1.
 		bag := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x0a, 0x01}
 		at := bytes.Index(data, bag)
-		return data[0] == 0x30 && at >= 0 && at+len(bag) < len(data) && (data[at+len(bag)] == 1 || data[at+len(bag)] == 2)
+		return data[0] == 0x30 && at >= 0 && at+len(bag) < len(data) &&
+			(data[at+len(bag)] == 1 || data[at+len(bag)] == 2)
 	}
 	rest := data[12:]
 	text := func() bool { // modified UTF-8 with a length of two bytes
@@ -367,7 +375,8 @@ func shippedFiles(t *tree.Tree) (shipped map[string]bool, known bool, err error)
 	shipped = map[string]bool{}
 	for i := range t.Entries {
 		e := &t.Entries[i]
-		isList := strings.HasSuffix(e.Path, ".list") && (path.Dir(e.Path) == debianDpkg+"/info" || path.Dir(e.Path) == sysimageDpkg+"/info")
+		isList := strings.HasSuffix(e.Path, ".list") &&
+			(path.Dir(e.Path) == debianDpkg+"/info" || path.Dir(e.Path) == sysimageDpkg+"/info")
 		if !isList || e.Type != tree.Regular {
 			continue
 		}

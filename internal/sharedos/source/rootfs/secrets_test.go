@@ -34,7 +34,8 @@ func keyPair(t *testing.T) (key, certificate, der string) {
 	sourcetest.Must(t, err)
 	encoded, err := x509.MarshalPKCS8PrivateKey(private)
 	sourcetest.Must(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "builder"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "builder"},
+		NotAfter: time.Now().Add(time.Hour)}
 	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	sourcetest.Must(t, err)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})),
@@ -114,45 +115,50 @@ func TestSecretsThatABuildMakesAreLeftOut(t *testing.T) {
 	otherKey, otherCertificate, _ := keyPair(t)
 	word := base64.StdEncoding.EncodeToString([]byte(random(32)))
 	secrets := map[string]any{
-		"etc/app/tls.pem":                   key,
-		"etc/app/tls.crt":                   certificate,
-		"etc/app/both.pem":                  "a comment\n" + otherCertificate + otherKey,
-		"etc/app/der":                       der,
-		"etc/app/store.jks":                 keyStore(1),
-		"etc/app/store.p12":                 "\x30\x82\x01\x00\x02\x01\x03" + "\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01\x02" + "rest of the store",
-		"etc/wireguard/wg0.conf":            "[Interface]\nPrivateKey = " + word + "\n",
-		"etc/systemd/network/90-wg.netdev":  "[WireGuard]\nPrivateKey=" + word + "\n",
-		"etc/app/rndc.conf":                 "key \"k\" {\n\tsecret \"" + word + "\";\n};\n",
-		"etc/app/named.key":                 private("short"),
-		"etc/app/client.cnf":                private("[client]\npassword = gooGhu7wahch\n"),
-		"etc/dbconfig-common/app.conf":      private("dbc_dbuser='app'\ndbc_dbpass='gooGhu7wahch'\n"),
-		"etc/app/token":                     private(word + "\n"),
-		"etc/app/config-db.php":             private("<?php\n$dbuser='app';\n$dbpass='gooGhu7wahch';\n"),
-		"etc/app/config.inc.php":            private("<?php\n$config['des_key'] = 'gooGhu7wahch';\n"),
-		"var/lib/app/secret.inc.php":        private("<?php\n$cfg['blowfish_secret'] = 'gooGhu7wahch';\n"),
-		"etc/app/settings.py":               private("SECRET_KEY = 'gooGhu7wahch'\n"),
-		"etc/app/base.yml":                  private("production:\n  secret_key_base: gooGhu7wahch\n"),
-		"etc/app/app.json":                  private("{\"port\": 1, \"jwtSecret\": \"gooGhu7wahch\"}\n"),
-		"etc/app/one-line.conf":             private("key x { algorithm hmac-sha256; secret \"abcdefghijklmnop0123=\"; };\n"),
-		"etc/app/htpasswd-of-it":            private("admin:$apr1$abcdefgh$abcdefghijklmnopqrstuv\n"),
-		"etc/ppp/chap-secrets":              private("# client server secret\nclient server gooGhu7wahch *\n"),
-		"etc/app/ta":                        "-----BEGIN OpenVPN Static key V1-----\n00ff\n-----END OpenVPN Static key V1-----\n",
-		"etc/app/marked.pem":                "\xef\xbb\xbf-----BEGIN PRIVATE KEY-----\nAAAA\n",
-		"etc/app/putty":                     "PuTTY-User-Key-File-3: ssh-ed25519\n",
-		"etc/app/age":                       "AGE-SECRET-KEY-1QQQQ\n",
-		"etc/app/few":                       private("\x00\x12\x80" + strings.Repeat("\xff", 13)),
-		"root/.my.cnf":                      private("[client]\npassword=gooGhu7wahch\n"),
-		"root/.erlang.cookie":               private("ABCDEFGHIJKLMNOPQRST"),
-		"etc/iscsi/initiatorname.iscsi":     private("## of this machine\nInitiatorName=iqn.1993-08.org.debian:01:abcdef123456\n"),
+		"etc/app/tls.pem":   key,
+		"etc/app/tls.crt":   certificate,
+		"etc/app/both.pem":  "a comment\n" + otherCertificate + otherKey,
+		"etc/app/der":       der,
+		"etc/app/store.jks": keyStore(1),
+		"etc/app/store.p12": "\x30\x82\x01\x00\x02\x01\x03" +
+			"\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01\x02" + "rest of the store",
+		"etc/wireguard/wg0.conf":           "[Interface]\nPrivateKey = " + word + "\n",
+		"etc/systemd/network/90-wg.netdev": "[WireGuard]\nPrivateKey=" + word + "\n",
+		"etc/app/rndc.conf":                "key \"k\" {\n\tsecret \"" + word + "\";\n};\n",
+		"etc/app/named.key":                private("short"),
+		"etc/app/client.cnf":               private("[client]\npassword = gooGhu7wahch\n"),
+		"etc/dbconfig-common/app.conf":     private("dbc_dbuser='app'\ndbc_dbpass='gooGhu7wahch'\n"),
+		"etc/app/token":                    private(word + "\n"),
+		"etc/app/config-db.php":            private("<?php\n$dbuser='app';\n$dbpass='gooGhu7wahch';\n"),
+		"etc/app/config.inc.php":           private("<?php\n$config['des_key'] = 'gooGhu7wahch';\n"),
+		"var/lib/app/secret.inc.php":       private("<?php\n$cfg['blowfish_secret'] = 'gooGhu7wahch';\n"),
+		"etc/app/settings.py":              private("SECRET_KEY = 'gooGhu7wahch'\n"),
+		"etc/app/base.yml":                 private("production:\n  secret_key_base: gooGhu7wahch\n"),
+		"etc/app/app.json":                 private("{\"port\": 1, \"jwtSecret\": \"gooGhu7wahch\"}\n"),
+		"etc/app/one-line.conf": private(
+			"key x { algorithm hmac-sha256; secret \"abcdefghijklmnop0123=\"; };\n"),
+		"etc/app/htpasswd-of-it": private("admin:$apr1$abcdefgh$abcdefghijklmnopqrstuv\n"),
+		"etc/ppp/chap-secrets":   private("# client server secret\nclient server gooGhu7wahch *\n"),
+		"etc/app/ta":             "-----BEGIN OpenVPN Static key V1-----\n00ff\n-----END OpenVPN Static key V1-----\n",
+		"etc/app/marked.pem":     "\xef\xbb\xbf-----BEGIN PRIVATE KEY-----\nAAAA\n",
+		"etc/app/putty":          "PuTTY-User-Key-File-3: ssh-ed25519\n",
+		"etc/app/age":            "AGE-SECRET-KEY-1QQQQ\n",
+		"etc/app/few":            private("\x00\x12\x80" + strings.Repeat("\xff", 13)),
+		"root/.my.cnf":           private("[client]\npassword=gooGhu7wahch\n"),
+		"root/.erlang.cookie":    private("ABCDEFGHIJKLMNOPQRST"),
+		"etc/iscsi/initiatorname.iscsi": private(
+			"## of this machine\nInitiatorName=iqn.1993-08.org.debian:01:abcdef123456\n"),
 		"etc/munge/munge.key":               private(random(128)),
 		"var/lib/app/seed":                  private(random(512)),
 		"var/lib/samba/private/secrets.tdb": "TDB file\n",
-		"root/.ssh/id_ed25519":              private("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"),
-		"usr/lib/app/build.key":             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
-		"etc/ssl/certs/snake.pem":           certificate,
-		"etc/ssl/certs/0123abcd.0":          "-> snake.pem",
-		"etc/app/ssh":                       private("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"),
-		"etc/app/ssh.pub":                   "ssh-rsa AAAA",
+		"root/.ssh/id_ed25519": private(
+			"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"),
+		"usr/lib/app/build.key":    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+		"etc/ssl/certs/snake.pem":  certificate,
+		"etc/ssl/certs/0123abcd.0": "-> snake.pem",
+		"etc/app/ssh": private(
+			"-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n"),
+		"etc/app/ssh.pub": "ssh-rsa AAAA",
 	}
 	_, strangersCertificate, _ := keyPair(t)
 	shipped, _, _ := keyPair(t)
@@ -204,7 +210,8 @@ func TestSecretsThatABuildMakesAreLeftOut(t *testing.T) {
 // Without the lists of a package manager, a key below /usr is as likely one that the OS ships.
 func TestWithoutListsOfPackagesOnlyEtcAndVarAreSearched(t *testing.T) {
 	key, _, _ := keyPair(t)
-	read := readWith(t, tarOf(t, sourcetest.NewSystem("6.12.1"), map[string]any{"usr/lib/app/x.pem": key, "etc/x.pem": key, "var/lib/x.pem": key}))
+	read := readWith(t, tarOf(t, sourcetest.NewSystem("6.12.1"),
+		map[string]any{"usr/lib/app/x.pem": key, "etc/x.pem": key, "var/lib/x.pem": key}))
 	var found []string
 	for _, s := range read.Secrets {
 		found = append(found, s.Path)
@@ -240,8 +247,9 @@ func TestEachVMMakesItsOwnWherePackagesHaveAWay(t *testing.T) {
 		made[s.Path] = s.Made
 	}
 	want := map[string]bool{
-		"etc/ssl/private/ssl-cert-snakeoil.key": true, "etc/ssl/certs/ssl-cert-snakeoil.pem": true, "etc/ssl/certs/01234567.0": true,
-		"etc/bind/rndc.key": false, // the system has no rndc-confgen
+		"etc/ssl/private/ssl-cert-snakeoil.key": true, "etc/ssl/certs/ssl-cert-snakeoil.pem": true,
+		"etc/ssl/certs/01234567.0": true,
+		"etc/bind/rndc.key":        false, // the system has no rndc-confgen
 	}
 	if diff := cmp.Diff(want, made); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
@@ -250,8 +258,10 @@ func TestEachVMMakesItsOwnWherePackagesHaveAWay(t *testing.T) {
 	text, err := read.Tree.ReadFile(unit, 4096)
 	sourcetest.Must(t, err)
 	for _, line := range []string{
-		"ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key", "ExecStart=/usr/sbin/make-ssl-cert generate-default-snakeoil",
-		"ExecStartPost=/usr/bin/chown root:root /etc/ssl/private/ssl-cert-snakeoil.key", "ExecStartPost=/usr/bin/chmod 0600 /etc/ssl/private/ssl-cert-snakeoil.key",
+		"ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key",
+		"ExecStart=/usr/sbin/make-ssl-cert generate-default-snakeoil",
+		"ExecStartPost=/usr/bin/chown root:root /etc/ssl/private/ssl-cert-snakeoil.key",
+		"ExecStartPost=/usr/bin/chmod 0600 /etc/ssl/private/ssl-cert-snakeoil.key",
 	} {
 		if !strings.Contains(string(text), line+"\n") {
 			t.Errorf("the unit lacks %q:\n%s", line, text)
@@ -260,7 +270,8 @@ func TestEachVMMakesItsOwnWherePackagesHaveAWay(t *testing.T) {
 	if link, is := read.Tree.Lookup("usr/lib/systemd/system/sysinit.target.wants/sharedos-secret-ssl-cert.service"); !is || link.Link != "../sharedos-secret-ssl-cert.service" {
 		t.Errorf("nothing starts it: %+v", link)
 	}
-	if diff := cmp.Diff(sourcetest.Describe(t, read.Tree), sourcetest.Describe(t, readWith(t, tarOf(t, sourcetest.NewSystem("6.12.1"), files)).Tree)); diff != "" {
+	if diff := cmp.Diff(sourcetest.Describe(t, read.Tree),
+		sourcetest.Describe(t, readWith(t, tarOf(t, sourcetest.NewSystem("6.12.1"), files)).Tree)); diff != "" {
 		t.Errorf("another build differs:\n%s", diff)
 	}
 }

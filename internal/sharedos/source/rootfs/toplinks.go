@@ -22,8 +22,11 @@ func (n *normaliser) unlinkTop() error {
 			continue
 		}
 		target := strings.TrimPrefix(path.Join("/", link.Link), "/")
-		if !slices.ContainsFunc([]string{"var", "sysroot", "run"}, func(dir string) bool { return below(target, dir) }) {
-			return fmt.Errorf("/%s is a link to %q: it must be a directory, or a link to a directory below /var or /sysroot", name, source.Shorten(link.Link))
+		if !slices.ContainsFunc([]string{"var", "sysroot", "run"},
+			func(dir string) bool { return below(target, dir) }) {
+			return fmt.Errorf(
+				"/%s is a link to %q: it must be a directory, or a link to a directory below /var or /sysroot", name,
+				source.Shorten(link.Link))
 		}
 		n.drop(name)
 		to, ok := n.at(target)

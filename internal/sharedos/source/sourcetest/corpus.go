@@ -23,9 +23,11 @@ func Archives() []Archive {
 	}
 	return []Archive{
 		{"slashes and dots", []Item{
-			Dir("./"), Dir(".//usr/"), Dir("/usr/./bin//"), File("usr//bin/a", "a"), File("./usr/./bin/b", "b"), File("//usr/bin/c", "c"),
+			Dir("./"), Dir(".//usr/"), Dir("/usr/./bin//"), File("usr//bin/a", "a"), File("./usr/./bin/b", "b"),
+			File("//usr/bin/c", "c"),
 			File("././d", "d"), Link("usr//bin/e/", "a"), HardLink("f", ".//usr//bin/./a"),
-		}, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "c", "d": "d", "usr/bin/e": "-> a", "f": "a"}},
+		}, map[string]string{"usr/bin/a": "a", "usr/bin/b": "b", "usr/bin/c": "c", "d": "d",
+			"usr/bin/e": "-> a", "f": "a"}},
 		{"the root by other names", []Item{Dir("."), Dir(".//"), Dir("//"), Dir("/./"), File("a", "a")}, map[string]string{".": "/", "a": "a"}},
 		{"a file after a link", []Item{Link("a", "b"), File("b", "b"), File("a", "a")}, map[string]string{"a": "a", "b": "b"}},
 		{"a link after a file", []Item{File("b", "b"), File("a", "a"), Link("a", "b")}, map[string]string{"a": "-> b"}},
@@ -33,21 +35,25 @@ func Archives() []Archive {
 			map[string]string{"d": "-> e", "d/x": "", "e/y": "y", "e/z": "z"}},
 		{"a directory after a file", []Item{File("d", "d"), File("e", "e"), Dir("d/"), File("d/x", "x")}, map[string]string{"d": "/", "d/x": "x", "e": "e"}},
 		{"a directory again after a file", []Item{
-			File("d/old", "old"), File("d/e/old", "old"), File("d", "d"), Dir("d/"), File("d/e/new", "new"), File("d/f", "f"),
+			File("d/old", "old"), File("d/e/old", "old"), File("d", "d"), Dir("d/"),
+			File("d/e/new", "new"), File("d/f", "f"),
 		}, map[string]string{"d": "/", "d/old": "", "d/e": "/", "d/e/old": "", "d/e/new": "new", "d/f": "f"}},
 		{"a directory below one that is no more", []Item{
 			File("d/e/f/old", "old"), Link("d", "gone"), Dir("d/"), Dir("d/e/"), File("d/e/f/new", "new"),
 		}, map[string]string{"d/e/f": "/", "d/e/f/old": "", "d/e/f/new": "new"}},
 		{"files below linked directories", []Item{
-			Dir("usr/lib/"), Link("lib", "usr/lib"), File("lib/a", "a"), Link("lib64", "/lib"), File("lib64/deep/b", "b"), Link("up", "../../usr"), File("up/c", "c"),
+			Dir("usr/lib/"), Link("lib", "usr/lib"), File("lib/a", "a"), Link("lib64", "/lib"),
+			File("lib64/deep/b", "b"), Link("up", "../../usr"), File("up/c", "c"),
 		}, map[string]string{"lib": "-> usr/lib", "usr/lib/a": "a", "usr/lib/deep/b": "b", "usr/c": "c"}},
 		{"hard links through linked directories", []Item{
-			File("usr/bin/a", "a"), Link("bin", "usr/bin"), HardLink("usr/bin/b", "bin/a"), HardLink("bin/c", "/bin/b"), HardLink("d", "bin/c"),
+			File("usr/bin/a", "a"), Link("bin", "usr/bin"), HardLink("usr/bin/b", "bin/a"),
+			HardLink("bin/c", "/bin/b"), HardLink("d", "bin/c"),
 		}, map[string]string{"usr/bin/b": "a", "usr/bin/c": "a", "d": "a"}},
 		{"a hard link to what was replaced", []Item{File("a", "old"), HardLink("kept", "a"), File("a", "new"), HardLink("later", "a")},
 			map[string]string{"a": "new", "kept": "old", "later": "new"}},
 		{"records of other systems", []Item{
-			with(File("mac", ""), "SCHILY.xattr.com.apple.quarantine", "x", "LIBARCHIVE.xattr.com.apple.quarantine", "eA", "SCHILY.fflags", "uarch", "SCHILY.acl.ace", "owner@:rw"),
+			with(File("mac", ""), "SCHILY.xattr.com.apple.quarantine", "x", "LIBARCHIVE.xattr.com.apple.quarantine",
+				"eA", "SCHILY.fflags", "uarch", "SCHILY.acl.ace", "owner@:rw"),
 			with(File("lustre", ""), "SCHILY.xattr.lustre.lov", "\xd0\x0b\xd1\x0b", "SCHILY.xattr.trusted.lov", "\x00"),
 			with(File("nfs", ""), "SCHILY.xattr.system.nfs4_acl", "\x00\x00\x00\x03"),
 			with(File("bsd", ""), "LIBARCHIVE.xattr.user.a%25b", "eA==", "SCHILY.fflags", "schg"),
@@ -64,14 +70,16 @@ func Archives() []Archive {
 	}
 }
 
-// Ostree returns a bootable system as images of bootc, ostree and Fedora CoreOS have it: most directories at the top are
-// links.
+// Ostree returns a bootable system as images of bootc, ostree and Fedora CoreOS have it: most
+// directories at the top are links.
 func Ostree(kernel string) []Item {
 	profile := File("var/roothome/.profile", "PS1=x")
 	root := Dir("var/roothome/")
 	root.Mode = 0o700
 	return append(Bootable(kernel),
-		Link("home", "var/home"), Link("root", "var/roothome"), Link("srv", "var/srv"), Link("mnt", "var/mnt"), Link("tmp", "sysroot/tmp"),
-		Link("opt", "var/opt"), Link("ostree", "sysroot/ostree"), Link("media", "run/media"), Dir("sysroot/"), Dir("var/home/"), root, profile,
+		Link("home", "var/home"), Link("root", "var/roothome"), Link("srv", "var/srv"), Link("mnt", "var/mnt"),
+		Link("tmp", "sysroot/tmp"),
+		Link("opt", "var/opt"), Link("ostree", "sysroot/ostree"), Link("media", "run/media"), Dir("sysroot/"),
+		Dir("var/home/"), root, profile,
 		Dir("var/srv/www/"))
 }

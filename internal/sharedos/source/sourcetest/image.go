@@ -19,7 +19,10 @@ func Image(t *testing.T, layers ...[]Item) v1.Image {
 	var all []v1.Layer
 	for _, items := range layers {
 		stream := Tar(t, items...)
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil })
+		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser,
+			error) {
+			return io.NopCloser(bytes.NewReader(stream)), nil
+		})
 		Must(t, err)
 		all = append(all, layer)
 	}
@@ -46,7 +49,8 @@ func Layout(t *testing.T, images map[string]v1.Image) string {
 	at, err := layout.Write(dir, empty.Index)
 	Must(t, err)
 	for name, image := range images {
-		Must(t, at.AppendImage(image, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": name})))
+		Must(t, at.AppendImage(image,
+			layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": name})))
 	}
 	return dir
 }

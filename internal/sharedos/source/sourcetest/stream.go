@@ -147,14 +147,16 @@ func Bootable(kernel string) []Item {
 func DrawTree(t *rapid.T) (*tree.Tree, map[tree.Digest]string) {
 	contents := map[tree.Digest]string{}
 	number := rapid.Uint32Range(0, 1<<32-2)
-	attributes := rapid.MapOfN(rapid.SampledFrom([]string{"user.a", "security.capability", "trusted.b", "system.posix_acl_access"}),
+	attributes := rapid.MapOfN(rapid.SampledFrom([]string{"user.a", "security.capability", "trusted.b",
+		"system.posix_acl_access"}),
 		rapid.StringN(1, 5, 20), 0, 3)
 	entries := []tree.Entry{{Path: ".", Type: tree.Directory, Mode: 0o755, ModTime: time.Unix(1, 0)}}
 	seen := map[string]bool{}
 	for range rapid.IntRange(0, 20).Draw(t, "entries") {
 		parents := slices.DeleteFunc(slices.Clone(entries), func(e tree.Entry) bool { return e.Type != tree.Directory })
 		p := path.Join(rapid.SampledFrom(parents).Draw(t, "parent").Path,
-			rapid.SampledFrom([]string{"a", "b", "a b", "\xff\n", "ä", "-", strings.Repeat("long", 30)}).Draw(t, "name"))
+			rapid.SampledFrom([]string{"a", "b", "a b", "\xff\n", "ä", "-", strings.Repeat("long", 30)}).Draw(t,
+				"name"))
 		if seen[p] {
 			continue
 		}
@@ -172,7 +174,8 @@ func DrawTree(t *rapid.T) (*tree.Tree, map[tree.Digest]string) {
 		case tree.Symlink:
 			e.Mode, e.Link = 0o777, rapid.StringMatching(`[a-z/.]{1,150}`).Draw(t, "target")
 		case tree.CharDevice, tree.BlockDevice:
-			e.Major, e.Minor = rapid.Uint32Range(1, 4095).Draw(t, "major"), rapid.Uint32Range(0, 1<<20-1).Draw(t, "minor")
+			e.Major, e.Minor = rapid.Uint32Range(1, 4095).Draw(t, "major"),
+				rapid.Uint32Range(0, 1<<20-1).Draw(t, "minor")
 		}
 		entries = append(entries, e)
 	}

@@ -39,7 +39,8 @@ func NewSystem(kernel string) System {
 
 // Install adds a package to the package manager's records.
 func (s System) Install(name, version string) {
-	s["var/lib/dpkg/status"] += fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n\n", name, version)
+	s["var/lib/dpkg/status"] += fmt.Sprintf(
+		"Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n\n", name, version)
 }
 
 // With returns a copy that differs in some files: paths and contents in turn. An empty content removes a file.
@@ -61,7 +62,8 @@ func (s System) TarOf(names []string) ([]byte, error) {
 	var stream bytes.Buffer
 	w := tar.NewWriter(&stream)
 	for _, name := range names {
-		header := &tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg, Size: int64(len(s[name])), ModTime: time.Unix(1_700_000_000, 0)}
+		header := &tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg, Size: int64(len(s[name])),
+			ModTime: time.Unix(1_700_000_000, 0)}
 		if target, ok := strings.CutPrefix(s[name], "-> "); ok {
 			header.Typeflag, header.Linkname, header.Size = tar.TypeSymlink, target, 0
 		}

@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// Copy copies the entries of a stream to another, which it does not end, but for those that keep leaves out. keep gets the path of
-// each entry with its header, and its error ends the copying.
+// Copy copies the entries of a stream to another, which it does not end, but for those that keep
+// leaves out. keep gets the path of each entry with its header, and its error ends the copying.
 func Copy(out *tar.Writer, from *Scanner, keep func(path string, header *tar.Header) (bool, error)) error {
 	buffer := make([]byte, CopyBuffer)
 	for {

@@ -62,12 +62,13 @@ func decompress(file io.Reader, compressedOnly bool) (io.Reader, func(), error) 
 	case !compressedOnly && isTar(head):
 		return r, nothing, nil
 	default:
-		return nil, nil, fmt.Errorf("it is no tar file, nor one compressed with gzip, zstd, xz or bzip2: %w", source.ErrCorrupt)
+		return nil, nil, fmt.Errorf("it is no tar file, nor one compressed with gzip, zstd, xz or bzip2: %w",
+			source.ErrCorrupt)
 	}
 }
 
-// gzipReader reads the members of a file one after the other (RFC 1952, section 2.2). Like gzip itself, it ignores zeros
-// after the last one, with which tapes and other devices of fixed blocks are filled.
+// gzipReader reads the members of a file one after the other (RFC 1952, section 2.2). Like gzip itself,
+// it ignores zeros after the last one, with which tapes and other devices of fixed blocks are filled.
 type gzipReader struct {
 	from   *bufio.Reader
 	member *gzip.Reader

@@ -21,8 +21,8 @@ const (
 	paxLibarchive = "LIBARCHIVE.xattr."
 )
 
-// paxForeign are records of what a tree cannot have: flags such as "immutable", ACLs of NFS 4 and macOS, and the SELinux
-// labels of GNU tar.
+// paxForeign are records of what a tree cannot have: flags such as "immutable", ACLs of NFS 4 and
+// macOS, and the SELinux labels of GNU tar.
 var paxForeign = []string{"SCHILY.fflags", "SCHILY.acl.ace", "RHT.security.selinux"}
 
 // Entry returns the entry that a header describes, without the digest of its content. A hard link is a regular file of
@@ -101,8 +101,8 @@ func entryPath(name string) (string, error) {
 	return p, nil
 }
 
-// cleanPath removes empty steps and "." from a path. Unlike path.Clean, it keeps "..", which is refused: it may lead out
-// of the tree, and through a symbolic link it leads elsewhere than it seems to.
+// cleanPath removes empty steps and "." from a path. Unlike path.Clean, it keeps "..", which is refused:
+// it may lead out of the tree, and through a symbolic link it leads elsewhere than it seems to.
 func cleanPath(p string) string {
 	steps := slices.DeleteFunc(strings.Split(p, "/"), func(step string) bool { return step == "" || step == "." })
 	if len(steps) == 0 {

@@ -23,22 +23,23 @@ import (
 //
 // The stream is not trusted:
 //   - "/x", "./x", ".//x" and "./././x" mean x. A name with "..", or one that is longer than Linux allows, is refused.
-//   - A symbolic link in the path of an entry, or of the target of a hard link, is followed inside the tree. An entry below
-//     anything else that is not a directory is refused.
-//   - If a path occurs twice, the later entry counts, whatever their types are. With a directory that is no more, all below
-//     it disappears.
+//   - A symbolic link in the path of an entry, or of the target of a hard link, is followed inside
+//     the tree. An entry below anything else that is not a directory is refused.
+//   - If a path occurs twice, the later entry counts, whatever their types are. With a directory
+//     that is no more, all below it disappears.
 //   - A hard link is another name of an earlier file of the stream, which must not be a directory.
 //   - Parent directories that the stream lacks are added, as root:root with mode 0755.
-//   - Device nodes are kept, except for the character device 0:0: overlayfs takes it for a whiteout. For the same reason
-//     the attributes trusted.overlay.* and user.overlay.* are refused.
+//   - Device nodes are kept, except for the character device 0:0: overlayfs takes it for a whiteout.
+//     For the same reason the attributes trusted.overlay.* and user.overlay.* are refused.
 //   - POSIX ACLs as text (SCHILY.acl.*) are refused, since they would get lost. As system.posix_acl_* attributes they
 //     are kept.
 //   - A stream without an end-of-archive marker is truncated. One with anything but zeros after the marker is damaged.
 //
-// Names need not be UTF-8. Extended attributes (SCHILY.xattr.* and LIBARCHIVE.xattr.*, among them security.capability) are
-// kept, and so are records of what is no attribute on Linux (paxForeign). Fractions of seconds are dropped. Errors wrap
-// source.ErrCorrupt, source.ErrRefused or source.ErrLimit and name the entry.
-func Read(ctx context.Context, r io.Reader, spoolDir string, limits source.Limits) (_ *tree.Tree, _ io.Closer, err error) {
+// Names need not be UTF-8. Extended attributes (SCHILY.xattr.* and LIBARCHIVE.xattr.*, among them
+// security.capability) are kept, and so are records of what is no attribute on Linux (paxForeign). Fractions of
+// seconds are dropped. Errors wrap source.ErrCorrupt, source.ErrRefused or source.ErrLimit and name the entry.
+func Read(ctx context.Context, r io.Reader, spoolDir string,
+	limits source.Limits) (_ *tree.Tree, _ io.Closer, err error) {
 	s, err := newSpool(spoolDir)
 	if err != nil {
 		return nil, nil, err
@@ -167,7 +168,8 @@ func (t *reader) linked(p, name string) (tree.Entry, error) {
 	}
 	earlier := t.entry(path.Join(dir, path.Base(target)))
 	if earlier == nil {
-		return tree.Entry{}, fmt.Errorf("hard link to %q, which is not in the stream before it: %w", name, source.ErrRefused)
+		return tree.Entry{},
+			fmt.Errorf("hard link to %q, which is not in the stream before it: %w", name, source.ErrRefused)
 	}
 	if earlier.Type == tree.Directory {
 		return tree.Entry{}, fmt.Errorf("hard link to the directory %q: %w", name, source.ErrRefused)

@@ -31,11 +31,14 @@ func TestReadTarKeepsAllOfAnEntry(t *testing.T) {
 	ping.Mode, ping.Uid, ping.Gid = 0o4755, 0, 4_000_000_000
 	ping.ModTime = time.Unix(1_700_000_000, 0)
 	ping.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": capability, "comment": "no attribute"}
-	null := sourcetest.Item{Header: tar.Header{Name: "dev/null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 3}}
-	tr := sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.Dir("./"), sourcetest.Dir("/bin/"), ping, null, sourcetest.Link("sh", "bin/ping"),
-		sourcetest.Item{Header: tar.Header{Name: "pipe", Typeflag: tar.TypeFifo, Mode: 0o600}},
-		sourcetest.Item{Header: tar.Header{Name: "disk", Typeflag: tar.TypeBlock, Devmajor: 259, Devminor: 1048575}},
-		sourcetest.HardLink("bin/ping6", "./bin/ping"), sourcetest.File("not-\xff-utf8", "")))
+	null := sourcetest.Item{Header: tar.Header{Name: "dev/null", Typeflag: tar.TypeChar, Mode: 0o666,
+		Devmajor: 1, Devminor: 3}}
+	tr := sourcetest.ReadTar(t,
+		sourcetest.Tar(t, sourcetest.Dir("./"), sourcetest.Dir("/bin/"), ping, null, sourcetest.Link("sh", "bin/ping"),
+			sourcetest.Item{Header: tar.Header{Name: "pipe", Typeflag: tar.TypeFifo, Mode: 0o600}},
+			sourcetest.Item{Header: tar.Header{Name: "disk", Typeflag: tar.TypeBlock,
+				Devmajor: 259, Devminor: 1048575}},
+			sourcetest.HardLink("bin/ping6", "./bin/ping"), sourcetest.File("not-\xff-utf8", "")))
 	digest := tree.Sum([]byte("ping"))
 	want := tree.Entry{
 		Path: "bin/ping", Type: tree.Regular, Mode: 0o4755, GID: 4_000_000_000, Size: 4, Digest: digest,
@@ -73,8 +76,10 @@ func TestReadTarKeepsAllOfAnEntry(t *testing.T) {
 }
 
 func TestReadTarTakesTheLaterOfTwo(t *testing.T) {
-	tr := sourcetest.ReadTar(t, sourcetest.Tar(t, sourcetest.File("d/a", "old"), sourcetest.HardLink("kept", "d/a"), sourcetest.File("d/a", "new"),
-		sourcetest.Item{Header: tar.Header{Name: "d", Typeflag: tar.TypeDir, Mode: 0o700}}))
+	tr := sourcetest.ReadTar(t,
+		sourcetest.Tar(t, sourcetest.File("d/a", "old"), sourcetest.HardLink("kept", "d/a"),
+			sourcetest.File("d/a", "new"),
+			sourcetest.Item{Header: tar.Header{Name: "d", Typeflag: tar.TypeDir, Mode: 0o700}}))
 	for name, want := range map[string]string{"d/a": "new", "kept": "old"} {
 		if data, err := tr.ReadFile(name, 3); err != nil || string(data) != want {
 			t.Errorf("%s is %q, %v, want %q", name, data, err, want)
@@ -155,11 +160,12 @@ func TestGzipWithPaddingIsRead(t *testing.T) {
 		file []byte
 		good bool
 	}{
-		"plain":                {whole, true},
-		"one zero":             {append(slices.Clone(whole), 0), true},
-		"a block of a tape":    {append(slices.Clone(whole), make([]byte, 10240)...), true},
-		"two members":          {append(compress(stream[:half]), compress(stream[half:])...), true},
-		"two and padding":      {append(append(compress(stream[:half]), compress(stream[half:])...), make([]byte, 512)...), true},
+		"plain":             {whole, true},
+		"one zero":          {append(slices.Clone(whole), 0), true},
+		"a block of a tape": {append(slices.Clone(whole), make([]byte, 10240)...), true},
+		"two members":       {append(compress(stream[:half]), compress(stream[half:])...), true},
+		"two and padding": {append(append(compress(stream[:half]), compress(stream[half:])...),
+			make([]byte, 512)...), true},
 		"an empty member":      {append(slices.Clone(whole), compress(nil)...), true},
 		"garbage":              {append(slices.Clone(whole), "garbage"...), false},
 		"garbage after zeros":  {append(slices.Clone(whole), "\x00\x00x"...), false},
@@ -233,35 +239,57 @@ func TestReadTarRefusesHostileStreams(t *testing.T) {
 		err   error
 		want  string
 	}{
-		"dot dot":                 {[]sourcetest.Item{sourcetest.File("../evil", "")}, source.ErrRefused, `"../evil"`},
-		"dot dot inside":          {[]sourcetest.Item{sourcetest.File("a/../../evil", "")}, source.ErrRefused, `"a/../../evil"`},
-		"dot dot last":            {[]sourcetest.Item{sourcetest.Dir("a/..")}, source.ErrRefused, `"a/.."`},
-		"dot dot alone":           {[]sourcetest.Item{sourcetest.Dir("..")}, source.ErrRefused, `".."`},
-		"absolute dot dot":        {[]sourcetest.Item{sourcetest.File("/../evil", "")}, source.ErrRefused, `"/../evil"`},
-		"name over 255":           {[]sourcetest.Item{sourcetest.File(strings.Repeat("n", 256), "")}, source.ErrRefused, "256 bytes"},
-		"path over 4095":          {[]sourcetest.Item{sourcetest.File(strings.Repeat("d/", 2048)+"evil", "")}, source.ErrRefused, "4100 bytes"},
-		"below a file":            {[]sourcetest.Item{sourcetest.File("a", ""), sourcetest.File("a/evil", "")}, source.ErrRefused, `"a/evil"`},
-		"a circle of links":       {[]sourcetest.Item{sourcetest.Link("a", "b"), sourcetest.Link("b", "a"), sourcetest.File("a/evil", "")}, source.ErrRefused, "too many symbolic links"},
-		"far below a linked file": {[]sourcetest.Item{sourcetest.File("f", ""), sourcetest.Link("a", "f"), sourcetest.File("a/b/evil", "")}, source.ErrRefused, "regular file"},
-		"root as a file":          {[]sourcetest.Item{sourcetest.Link(".//./", "/etc")}, source.ErrRefused, "root"},
-		"a damaged attribute":     {[]sourcetest.Item{xattr("LIBARCHIVE.xattr.user.a", "***")}, source.ErrRefused, "damaged attribute"},
-		"root as a link":          {[]sourcetest.Item{sourcetest.Link("./", "/etc")}, source.ErrRefused, "root"},
-		"hard link to nothing":    {[]sourcetest.Item{sourcetest.HardLink("evil", "none")}, source.ErrRefused, `"none"`},
-		"hard link out":           {[]sourcetest.Item{sourcetest.HardLink("evil", "../x")}, source.ErrRefused, `"../x"`},
-		"hard link to later":      {[]sourcetest.Item{sourcetest.HardLink("evil", "a"), sourcetest.File("a", "")}, source.ErrRefused, `"a"`},
-		"hard link to itself":     {[]sourcetest.Item{sourcetest.HardLink("evil", "evil")}, source.ErrRefused, `"evil"`},
-		"hard link to directory":  {[]sourcetest.Item{sourcetest.Dir("a"), sourcetest.HardLink("evil", "a")}, source.ErrRefused, "directory"},
-		"overlay attribute":       {[]sourcetest.Item{xattr("SCHILY.xattr.trusted.overlay.opaque", "y")}, source.ErrRefused, "trusted.overlay.opaque"},
-		"user overlay attribute":  {[]sourcetest.Item{xattr("SCHILY.xattr.user.overlay.whiteout", "y")}, source.ErrRefused, "user.overlay.whiteout"},
-		"attribute without name":  {[]sourcetest.Item{xattr("SCHILY.xattr.", "y")}, source.ErrRefused, "invalid name"},
-		"attribute over 64 KiB":   {[]sourcetest.Item{xattr("SCHILY.xattr.user.a", strings.Repeat("a", 65<<10))}, source.ErrLimit, "attributes"},
-		"ACL as text":             {[]sourcetest.Item{xattr("SCHILY.acl.access", "user::rwx")}, source.ErrRefused, "--xattrs"},
-		"whiteout device":         {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeChar})}, source.ErrRefused, "0:0"},
-		"impossible device":       {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeBlock, Devmajor: 4096})}, source.ErrRefused, "4096:0"},
-		"uid that means none":     {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeDir, Uid: 1<<32 - 1})}, source.ErrRefused, "uid"},
-		"gid out of range":        {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeDir, Gid: 1 << 40})}, source.ErrRefused, "gid"},
+		"dot dot": {[]sourcetest.Item{sourcetest.File("../evil", "")}, source.ErrRefused, `"../evil"`},
+		"dot dot inside": {[]sourcetest.Item{sourcetest.File("a/../../evil", "")},
+			source.ErrRefused, `"a/../../evil"`},
+		"dot dot last":  {[]sourcetest.Item{sourcetest.Dir("a/..")}, source.ErrRefused, `"a/.."`},
+		"dot dot alone": {[]sourcetest.Item{sourcetest.Dir("..")}, source.ErrRefused, `".."`},
+		"absolute dot dot": {[]sourcetest.Item{sourcetest.File("/../evil", "")},
+			source.ErrRefused, `"/../evil"`},
+		"name over 255": {[]sourcetest.Item{sourcetest.File(strings.Repeat("n", 256), "")},
+			source.ErrRefused, "256 bytes"},
+		"path over 4095": {[]sourcetest.Item{sourcetest.File(strings.Repeat("d/", 2048)+"evil", "")},
+			source.ErrRefused, "4100 bytes"},
+		"below a file": {[]sourcetest.Item{sourcetest.File("a", ""), sourcetest.File("a/evil", "")},
+			source.ErrRefused, `"a/evil"`},
+		"a circle of links": {[]sourcetest.Item{sourcetest.Link("a", "b"), sourcetest.Link("b", "a"),
+			sourcetest.File("a/evil", "")}, source.ErrRefused, "too many symbolic links"},
+		"far below a linked file": {[]sourcetest.Item{sourcetest.File("f", ""), sourcetest.Link("a", "f"),
+			sourcetest.File("a/b/evil", "")}, source.ErrRefused, "regular file"},
+		"root as a file": {[]sourcetest.Item{sourcetest.Link(".//./", "/etc")}, source.ErrRefused, "root"},
+		"a damaged attribute": {[]sourcetest.Item{xattr("LIBARCHIVE.xattr.user.a", "***")},
+			source.ErrRefused, "damaged attribute"},
+		"root as a link": {[]sourcetest.Item{sourcetest.Link("./", "/etc")}, source.ErrRefused, "root"},
+		"hard link to nothing": {[]sourcetest.Item{sourcetest.HardLink("evil", "none")},
+			source.ErrRefused, `"none"`},
+		"hard link out": {[]sourcetest.Item{sourcetest.HardLink("evil", "../x")},
+			source.ErrRefused, `"../x"`},
+		"hard link to later": {[]sourcetest.Item{sourcetest.HardLink("evil", "a"), sourcetest.File("a", "")},
+			source.ErrRefused, `"a"`},
+		"hard link to itself": {[]sourcetest.Item{sourcetest.HardLink("evil", "evil")},
+			source.ErrRefused, `"evil"`},
+		"hard link to directory": {[]sourcetest.Item{sourcetest.Dir("a"), sourcetest.HardLink("evil", "a")},
+			source.ErrRefused, "directory"},
+		"overlay attribute": {[]sourcetest.Item{xattr("SCHILY.xattr.trusted.overlay.opaque", "y")},
+			source.ErrRefused, "trusted.overlay.opaque"},
+		"user overlay attribute": {[]sourcetest.Item{xattr("SCHILY.xattr.user.overlay.whiteout", "y")},
+			source.ErrRefused, "user.overlay.whiteout"},
+		"attribute without name": {[]sourcetest.Item{xattr("SCHILY.xattr.", "y")}, source.ErrRefused, "invalid name"},
+		"attribute over 64 KiB": {[]sourcetest.Item{xattr("SCHILY.xattr.user.a", strings.Repeat("a", 65<<10))},
+			source.ErrLimit, "attributes"},
+		"ACL as text": {[]sourcetest.Item{xattr("SCHILY.acl.access", "user::rwx")},
+			source.ErrRefused, "--xattrs"},
+		"whiteout device": {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeChar})},
+			source.ErrRefused, "0:0"},
+		"impossible device": {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeBlock,
+			Devmajor: 4096})}, source.ErrRefused, "4096:0"},
+		"uid that means none": {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeDir,
+			Uid: 1<<32 - 1})}, source.ErrRefused, "uid"},
+		"gid out of range": {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: tar.TypeDir,
+			Gid: 1 << 40})}, source.ErrRefused, "gid"},
 		"link with a long target": {[]sourcetest.Item{sourcetest.Link("evil", strings.Repeat("x", 4096))}, source.ErrRefused, "target"},
-		"unknown type":            {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: 'Z'})}, source.ErrRefused, "'Z'"},
+		"unknown type": {[]sourcetest.Item{header(tar.Header{Name: "evil", Typeflag: 'Z'})},
+			source.ErrRefused, "'Z'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := sourcetest.Tar(t, c.items...)
@@ -277,7 +305,8 @@ func TestReadTarRefusesHostileStreams(t *testing.T) {
 }
 
 func TestReadTarHoldsItsLimits(t *testing.T) {
-	stream := sourcetest.Tar(t, sourcetest.File("a", "12345"), sourcetest.File("b", "12345"), sourcetest.File("deep/er/c", ""))
+	stream := sourcetest.Tar(t, sourcetest.File("a", "12345"), sourcetest.File("b", "12345"),
+		sourcetest.File("deep/er/c", ""))
 	for name, c := range map[string]struct {
 		limits source.Limits
 		want   string
@@ -330,7 +359,8 @@ func TestReadTarRefusesWhatFollowsTheEnd(t *testing.T) {
 			t.Errorf("%s: error %v, want ErrCorrupt", name, err)
 		}
 	}
-	if got := sourcetest.Paths(sourcetest.ReadTar(t, slices.Concat(one, make([]byte, 10240)))); !slices.Equal(got, []string{".", "a"}) {
+	if got := sourcetest.Paths(sourcetest.ReadTar(t, slices.Concat(one, make([]byte, 10240)))); !slices.Equal(got,
+		[]string{".", "a"}) {
 		t.Errorf("padding is refused or read: %q", got)
 	}
 }
@@ -338,7 +368,8 @@ func TestReadTarRefusesWhatFollowsTheEnd(t *testing.T) {
 func TestReadTarStoresEachContentOnce(t *testing.T) {
 	dir := t.TempDir()
 	content := strings.Repeat("content ", 100_000)
-	stream := sourcetest.Tar(t, sourcetest.File("a", content), sourcetest.File("b", content), sourcetest.HardLink("c", "a"), sourcetest.File("d", "other"))
+	stream := sourcetest.Tar(t, sourcetest.File("a", content), sourcetest.File("b", content),
+		sourcetest.HardLink("c", "a"), sourcetest.File("d", "other"))
 	tr, closer, err := tarstream.Read(t.Context(), bytes.NewReader(stream), dir, source.Limits{})
 	if err != nil {
 		t.Fatal(err)
@@ -363,7 +394,8 @@ func TestReadTarEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("stop")
 	cancel(stop)
-	_, _, err := tarstream.Read(ctx, bytes.NewReader(sourcetest.Tar(t, sourcetest.File("a", ""))), t.TempDir(), source.Limits{})
+	_, _, err := tarstream.Read(ctx, bytes.NewReader(sourcetest.Tar(t, sourcetest.File("a", ""))),
+		t.TempDir(), source.Limits{})
 	if !errors.Is(err, stop) || errors.Is(err, source.ErrCorrupt) {
 		t.Errorf("error %v, want the cause of the cancellation alone", err)
 	}
@@ -378,7 +410,8 @@ func TestTarRoundTrip(t *testing.T) {
 		for _, e := range want.Entries {
 			items = append(items, itemOf(e, contents[e.Digest]))
 		}
-		got, closer, err := tarstream.Read(t.Context(), bytes.NewReader(sourcetest.Tar(t, items...)), spoolDir, source.Limits{})
+		got, closer, err := tarstream.Read(t.Context(), bytes.NewReader(sourcetest.Tar(t, items...)),
+			spoolDir, source.Limits{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -410,7 +443,8 @@ func itemOf(e tree.Entry, content string) sourcetest.Item {
 		tree.CharDevice: tar.TypeChar, tree.BlockDevice: tar.TypeBlock, tree.FIFO: tar.TypeFifo,
 	}
 	i := sourcetest.Item{Content: content, Header: tar.Header{
-		Name: "./" + e.Path, Typeflag: flags[e.Type], Linkname: e.Link, Mode: int64(e.Mode), Uid: int(e.UID), Gid: int(e.GID),
+		Name: "./" + e.Path, Typeflag: flags[e.Type], Linkname: e.Link, Mode: int64(e.Mode),
+		Uid: int(e.UID), Gid: int(e.GID),
 		ModTime: e.ModTime, Devmajor: int64(e.Major), Devminor: int64(e.Minor), Format: tar.FormatPAX,
 	}}
 	if e.Type == tree.Directory {
@@ -430,7 +464,8 @@ func itemOf(e tree.Entry, content string) sourcetest.Item {
 func FuzzReadTar(f *testing.F) {
 	ping := sourcetest.File("bin/ping", "ping")
 	ping.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "\x01\x00"}
-	whole := sourcetest.Tar(f, sourcetest.Dir("./"), sourcetest.Dir("bin/"), ping, sourcetest.Link("sh", "bin/ping"), sourcetest.HardLink("ping", "bin/ping"),
+	whole := sourcetest.Tar(f, sourcetest.Dir("./"), sourcetest.Dir("bin/"), ping, sourcetest.Link("sh", "bin/ping"),
+		sourcetest.HardLink("ping", "bin/ping"),
 		sourcetest.Item{Header: tar.Header{Name: "null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}})
 	f.Add(whole)
 	f.Add(whole[:len(whole)-1024])
@@ -446,7 +481,8 @@ func FuzzReadTar(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		tr, closer, err := tarstream.Read(t.Context(), bytes.NewReader(stream), dir, limits)
 		if err != nil {
-			if !errors.Is(err, source.ErrCorrupt) && !errors.Is(err, source.ErrRefused) && !errors.Is(err, source.ErrLimit) {
+			if !errors.Is(err, source.ErrCorrupt) && !errors.Is(err, source.ErrRefused) &&
+				!errors.Is(err, source.ErrLimit) {
 				t.Fatalf("error of no known kind: %v", err)
 			}
 			return

@@ -118,7 +118,8 @@ func (s *Scanner) AddMetadata(e tree.Entry) error {
 // explain turns a failure to read on into ErrCorrupt. Errors of the spool and of the stream's own source stay as they
 // are.
 func (s *Scanner) explain(err error) error {
-	if errors.Is(err, errSpool) || errors.Is(err, source.ErrCorrupt) || errors.Is(err, source.ErrRefused) || s.in.ctx.Err() != nil {
+	if errors.Is(err, errSpool) || errors.Is(err, source.ErrCorrupt) ||
+		errors.Is(err, source.ErrRefused) || s.in.ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("at byte %d of the stream: %w: %w", s.in.N, source.ErrCorrupt, err)
