@@ -104,8 +104,8 @@ type source struct {
 	said   []diagnostic
 	// texts are the constants of package provider.
 	texts map[string]ast.Expr
-	// remedies are what package provider says to do, and endings how messages end that wrap the cause, both by the names
-	// of causes.
+	// remedies are what package provider says to do, and endings how messages end that wrap the cause, both by the
+	// names of causes.
 	remedies map[string]string
 	endings  map[string][]string
 	// aliases are causes that are those of other packages: "hypervisor.ErrUnreachable" is "libvirtconn.ErrUnreachable".
@@ -324,8 +324,8 @@ func causesIn(clause *ast.CaseClause) (names []string) {
 	return names
 }
 
-// otherRemedy collects what package provider says to do about a cause outside of nextStep: a case that sets the next step
-// of a failure, and a pair of a cause and a text. nextStep comes first.
+// otherRemedy collects what package provider says to do about a cause outside of nextStep: a case that sets the next
+// step of a failure, and a pair of a cause and a text. nextStep comes first.
 func (s *source) otherRemedy(node ast.Node) bool {
 	note := func(name string, text ast.Expr) {
 		if said := strings.Trim(s.text(text), "… "); said != "" && s.remedies[name] == "" {
