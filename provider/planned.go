@@ -123,6 +123,7 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 		for _, at := range slices.Sorted(maps.Keys(spec.Interfaces)) {
 			problems = append(problems, sharedLink(at, spec.Interfaces[at], name, other.Interfaces)...)
 		}
+		problems = append(problems, sharedHardware(spec.Hardware, name, other.Hardware)...)
 		for _, at := range slices.Sorted(maps.Keys(spec.Disks)) {
 			one := spec.Disks[at]
 			if one.Volume != "" &&
@@ -135,6 +136,27 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 					Next:      "Give each VM a volume of its own, or set read_only for both.",
 				})
 			}
+		}
+	}
+	return problems
+}
+
+// sharedHardware returns what of the host only one VM can have, and another VM has, too.
+func sharedHardware(one hypervisor.Hardware, other string, two hypervisor.Hardware) (problems []vm.Problem) {
+	if a, b := one.Graphics, two.Graphics; a != nil && b != nil && a.Port != 0 && a.Port == b.Port && a.Listen == b.Listen {
+		problems = append(problems, vm.Problem{
+			Attribute: []string{vm.AttributeGraphics, "port"},
+			Err:       fmt.Errorf("port %d of the host is that of the graphics of VM %q, too", a.Port, other),
+			Next:      "Choose another port for one of them, or leave port out: libvirt then chooses one.",
+		})
+	}
+	for _, at := range slices.Sorted(maps.Keys(one.Devices)) {
+		if slices.Contains(slices.Collect(maps.Values(two.Devices)), one.Devices[at]) {
+			problems = append(problems, vm.Problem{
+				Attribute: []string{vm.AttributeDevices, at},
+				Err:       fmt.Errorf("device %s of the host is passed through to VM %q, too", one.Devices[at].PCI+one.Devices[at].USB, other),
+				Next:      "Pass it through to one of them only.",
+			})
 		}
 	}
 	return problems

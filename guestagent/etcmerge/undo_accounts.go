@@ -1,7 +1,9 @@
 package etcmerge
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -62,6 +64,15 @@ func (c Carrier) accountsBack(live *os.Root, steps []step) (map[string]accountBa
 		}
 		all[s.Path] = accountBack{entry: attributesBack(s.before, s.after, entry)}
 		changed = changed || !isAt(entry, s.after) && !isAt(entry, s.before)
+	}
+	if _, users := now[passwdPath]; len(all) > 0 && !users {
+		// A user that was made since may have a group that goes.
+		data, err := readAt(live, passwdPath)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		text := string(data)
+		before[passwdPath], after[passwdPath], now[passwdPath], changed = text, text, text, true
 	}
 	if !changed {
 		return map[string]accountBack{}, nil

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/boot"
@@ -15,9 +14,6 @@ import (
 	"github.com/sharedos/terraform-provider-sharedos/guestagent/units"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 )
-
-// activation bounds how long NetworkManager may take to activate a connection.
-const activation = 45 * time.Second
 
 // serviceControl is what networks asks of systemd.
 type serviceControl interface {
@@ -83,8 +79,9 @@ func (n networks) Renew(ctx context.Context, manager guestconfig.Manager,
 			}
 			continue // it is activated when the link comes up
 		}
-		wait := strconv.Itoa(int(activation / time.Second))
-		if _, err := n.run(ctx, "nmcli", "--wait", wait, "connection", "up", "uuid",
+		// It is not waited for: a network without a server of DHCP is no fault of the configuration, and static addresses
+		// are looked for afterwards.
+		if _, err := n.run(ctx, "nmcli", "--wait", "0", "connection", "up", "uuid",
 			changed[name].ConnectionUUID(name)); err != nil {
 			return fmt.Errorf("activate %s: %w", name, err)
 		}

@@ -52,7 +52,7 @@ func TestANetworkManagerTakesOnWhatHasChanged(t *testing.T) {
 		"networkd fails": {guestconfig.Networkd, "active", both, failed,
 			"reload systemd-networkd.service"},
 		"NetworkManager": {guestconfig.NetworkManager, "active", both, nil,
-			"nmcli connection reload, nmcli --wait 45 connection up uuid " + lan.ConnectionUUID("lan")},
+			"nmcli connection reload, nmcli --wait 0 connection up uuid " + lan.ConnectionUUID("lan")},
 		"NetworkManager does not run": {guestconfig.NetworkManager, "failed", nil, nil,
 			"start NetworkManager.service, nmcli connection reload"},
 		"a connection cannot come up": {guestconfig.NetworkManager, "active", both, failed,

@@ -297,6 +297,13 @@ func (c *checker) network(n Network, at func(...string) []string, addresses map[
 			}
 		}
 	}
+	any6 := six || n.AcceptRA
+	if !any6 && slices.ContainsFunc(n.DNS, isIPv6) {
+		c.check(errors.New("it has IPv6, and the interface gets no IPv6 address: set addresses, dhcp6 or accept_ra"), at("dns")...)
+	}
+	if !any6 && !n.DHCP4 && len(n.Addresses) == 0 && len(n.Search) > 0 {
+		c.check(errors.New("the interface gets no address: set addresses, dhcp4, dhcp6 or accept_ra"), at("search")...)
+	}
 	families := map[bool]bool{}
 	for _, text := range n.Gateways {
 		hop, err := unicast(text)
@@ -515,10 +522,13 @@ func (n Network) keyfile(name string) string {
 		if n.Metric != nil {
 			line("route-metric=%d", *n.Metric)
 		}
+		if method == "disabled" || method == "link-local" {
+			continue // NetworkManager refuses a profile that has name servers or domains then (nm-setting-ip6-config.c)
+		}
 		if servers := of(n.DNS); len(servers) > 0 {
 			line("dns=%s;", strings.Join(servers, ";"))
 		}
-		if len(n.Search) > 0 && method != "disabled" {
+		if len(n.Search) > 0 {
 			line("dns-search=%s;", strings.Join(n.Search, ";"))
 		}
 	}

@@ -2,6 +2,7 @@ package guestconfig_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
@@ -167,6 +168,30 @@ func TestACanonicalAddress(t *testing.T) {
 		"192.0.2.1": "192.0.2.1", "192.0.2.01": "192.0.2.01", "x": "x", "": ""} {
 		if got := guestconfig.CanonicalAddress(text); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}
+
+// NetworkManager refuses a profile with name servers or domains of a family without addresses.
+func TestAFamilyWithoutAddressesHasNoNameServers(t *testing.T) {
+	t.Parallel()
+	d := guestconfig.New()
+	lan := guestconfig.Network{MAC: "52:54:00:00:00:01", Addresses: []string{"192.0.2.10/24"}, Search: []string{"example.org"}}
+	d.Networks = map[string]guestconfig.Network{"lan": lan}
+	if problems := d.Check(); len(problems) > 0 {
+		t.Error(problems)
+	}
+	text := string(d.NetworkItems(guestconfig.NetworkManager)[0].Content)
+	if _, six, _ := strings.Cut(text, "[ipv6]"); six != "\nmethod=link-local\n" || strings.Count(text, "dns-search") != 1 {
+		t.Errorf("the profile is\n%s", text)
+	}
+	for what, network := range map[string]guestconfig.Network{
+		"dns":    {MAC: lan.MAC, Addresses: lan.Addresses, DNS: []string{"2001:db8::1"}},
+		"search": {MAC: lan.MAC, Search: lan.Search},
+	} {
+		d.Networks = map[string]guestconfig.Network{"lan": network}
+		if problems := d.Check(); len(problems) != 1 || !strings.Contains(problems[0].Error(), "gets no") {
+			t.Errorf("%s: %v", what, problems)
 		}
 	}
 }

@@ -236,7 +236,7 @@ func (d *Domain) Give(hardware Hardware) {
 const MachineQ35 = "q35"
 
 var (
-	machineVersion = regexp.MustCompile(`^pc-q35-[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?$`)
+	machineVersion = regexp.MustCompile(`^pc-q35-[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)
 
 	cpuModel   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$`)
 	pciDevice  = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)

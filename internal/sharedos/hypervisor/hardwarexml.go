@@ -494,9 +494,13 @@ func (h *Libvirt) FreePages(ctx context.Context, size int64) (free int64, err er
 	err = h.call(ctx, fmt.Sprintf("count the free pages of %d KiB", size>>10), func(l *libvirt.Libvirt) error {
 		free = 0
 		// A host has few NUMA nodes. libvirt answers for those that there are.
+		// Of a size that the host does not have, it says that the operation failed.
 		counts, err := l.NodeGetFreePages([]uint32{uint32(size >> 10)}, 0, maxNodes, 0) //nolint:gosec // Check bounds it
 		for _, count := range counts {
 			free += int64(count) //nolint:gosec // a host has fewer
+		}
+		if libvirtconn.Is(err, libvirt.ErrOperationFailed) {
+			return nil
 		}
 		return err
 	})

@@ -97,13 +97,20 @@ func TestInterfacesOfARunningDomain(t *testing.T) {
 	must(h.UpdateInterface(t.Context(), d.Name, "a", hypervisor.Interface{Network: "other"}))
 	must(h.UpdateInterface(t.Context(), d.Name, "n", hypervisor.Interface{Network: "other", Down: true}))
 	mustBe(map[string]hypervisor.Interface{"a": {Network: "other"}, "n": {Network: "other", Down: true}})
-	must(h.AttachInterface(t.Context(), d.Name, "b", hypervisor.Interface{Bridge: one}))
+	must(h.AttachInterface(t.Context(), d.Name, "b", hypervisor.Interface{Bridge: one}, hypervisor.LayerPorts))
+	// One that cannot be moved stays where it is, with its link up.
+	if err := h.UpdateInterface(t.Context(), d.Name, "b", hypervisor.Interface{Bridge: "absent-bridge"}); err == nil {
+		t.Error("it was moved to a bridge that is not there")
+	}
+	mustBe(map[string]hypervisor.Interface{
+		"a": {Network: "other"}, "b": {Bridge: one}, "n": {Network: "other", Down: true},
+	})
 	bed.Virsh(t, "attach-interface", "--live", "--config", "--model", "virtio", "--mac",
 		"52:54:00:00:00:99", d.Name, "bridge", one)
 
 	must(bed.KillLibvirt(t.Context()))
 	must(bed.StartLibvirt(t.Context()))
-	must(h.AttachInterface(t.Context(), d.Name, "c", hypervisor.Interface{Network: "other"}))
+	must(h.AttachInterface(t.Context(), d.Name, "c", hypervisor.Interface{Network: "other"}, hypervisor.LayerPorts))
 	must(h.UpdateInterface(t.Context(), d.Name, "a", hypervisor.Interface{Bridge: one}))
 	want := map[string]hypervisor.Interface{"a": {Bridge: one}, "b": {Bridge: one}, "c": {Network: "other"},
 		"n": {Network: "other", Down: true}}

@@ -17,8 +17,11 @@ import (
 // linkDownFor is how long the link of an interface that moves to another network is down, so that the guest sees it.
 const linkDownFor = time.Second
 
+// linkBackLimit bounds how long it may take to undo a move to another network that failed.
+const linkBackLimit = 10 * time.Second
+
 // AttachInterface implements Hypervisor.
-func (h *Libvirt) AttachInterface(ctx context.Context, name, iface string, device Interface) error {
+func (h *Libvirt) AttachInterface(ctx context.Context, name, iface string, device Interface, reserved int) error {
 	what := fmt.Sprintf("attach interface %q to domain %q", iface, name)
 	if err := errors.Join(CheckInterfaceName(iface), device.Check()); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -29,7 +32,7 @@ func (h *Libvirt) AttachInterface(ctx context.Context, name, iface string, devic
 	if err := h.checkVLANs(ctx, map[string]Interface{iface: device}); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return h.attach(ctx, what, name, networkAlias+iface, LayerPorts, func(definition *libvirtxml.Domain) error {
+	return h.attach(ctx, what, name, networkAlias+iface, reserved, func(definition *libvirtxml.Domain) error {
 		found := Domain{UUID: definition.UUID}
 		if definition.Devices == nil {
 			return errors.New("its definition has no devices")
@@ -128,27 +131,43 @@ func (h *Libvirt) UpdateInterface(ctx context.Context, name, iface string, devic
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	is, runs := attached[iface]
-	if runs && !is.Down && (is.Bridge != device.Bridge || is.Network != device.Network) {
-		is.Down = true
-		if err := h.updateInterface(ctx, what, name, iface, is, libvirt.DomainAffectLive); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", what, ctx.Err())
-		case <-time.After(linkDownFor):
-		}
+	switch {
+	case runs && !is.Down && (is.Bridge != device.Bridge || is.Network != device.Network):
+		err = h.moveInterface(ctx, what, name, iface, is, device)
+	case runs:
+		err = h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectLive)
 	}
-	if runs {
-		if err := h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectLive); err != nil {
-			return err
-		}
+	if err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
 	}
 	err = h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectConfig)
 	if runs && errors.Is(err, ErrNoInterface) {
 		return nil
 	}
 	return err
+}
+
+// moveInterface has the running domain's card on another bridge or network, with its link down for a moment. If it cannot
+// be moved there, it stays where it is, with its link up.
+func (h *Libvirt) moveInterface(ctx context.Context, what, name, iface string, is, device Interface) error {
+	down := is
+	down.Down = true
+	err := h.updateInterface(ctx, what, name, iface, down, libvirt.DomainAffectLive)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		err = fmt.Errorf("%s: %w", what, ctx.Err())
+	case <-time.After(linkDownFor):
+		err = h.updateInterface(ctx, what, name, iface, device, libvirt.DomainAffectLive)
+	}
+	if err == nil {
+		return nil
+	}
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), linkBackLimit)
+	defer cancel()
+	return errors.Join(err, h.updateInterface(back, what+" back", name, iface, is, libvirt.DomainAffectLive))
 }
 
 // updateInterface changes the running domain or the definition.

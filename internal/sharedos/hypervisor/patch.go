@@ -402,6 +402,8 @@ func (n *node) add(nodes []*node, isRoot bool) error {
 func (p Patch) applyToAttribute(target *node, name string) error {
 	i := target.attribute(name)
 	switch {
+	case target.name.Local == "domain":
+		return errors.New("the attributes of the domain itself, such as its type, cannot be changed by a patch")
 	case p.Op == PatchAdd && i >= 0:
 		return fmt.Errorf("the element %s has an attribute %s already: replace it", target.name.Local, name)
 	case p.Op != PatchAdd && i < 0:

@@ -111,6 +111,9 @@ func statusOf(ctx context.Context, agent *transport.Agent,
 	return status, nil
 }
 
+// errNotStarted means that libvirt has not started a domain.
+var errNotStarted = errors.New("start")
+
 // start boots the VM, waits until its agent answers, and then until its services have started. It returns the
 // seconds from start to the agent's first answer; 0 for a VM that ran already.
 func (f *Fleet) start(ctx context.Context, name string, progress Progress) (float64, error) {
@@ -123,7 +126,7 @@ func (f *Fleet) start(ctx context.Context, name string, progress Progress) (floa
 	progress("starting")
 	began := time.Now()
 	if err := f.Hypervisor.Start(ctx, name); err != nil {
-		return 0, fmt.Errorf("start: %w", err)
+		return 0, fmt.Errorf("%w: %w", errNotStarted, err)
 	}
 	status, err := f.await(ctx, name, "waiting for the agent", progress, askNow,
 		func(*agentapi.StatusResponse) bool { return true })

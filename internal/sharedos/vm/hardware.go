@@ -169,6 +169,9 @@ func (p *preflight) accepted(ctx context.Context, attribute, next string, hardwa
 	if len(hardware.Patches) > 0 { // which may be about them
 		domain.Interfaces = p.Want.Interfaces
 	}
+	if len(hardware.Patches) > 0 && p.cannotTryPatches(hardware) {
+		return nil
+	}
 	domain.Give(hardware)
 	err := p.fleet.Hypervisor.Accepts(ctx, domain)
 	var patch *hypervisor.PatchError
@@ -181,6 +184,19 @@ func (p *preflight) accepted(ctx context.Context, attribute, next string, hardwa
 		return nil
 	}
 	return err
+}
+
+// cannotTryPatches reports whether patches may be about what the sample lacks: interfaces that are not known yet, and
+// devices of USB, which libvirt looks for when it starts a domain. Then the apply finds out.
+func (p *preflight) cannotTryPatches(hardware hypervisor.Hardware) bool {
+	for _, device := range hardware.Devices {
+		if device.USB != "" {
+			return true
+		}
+	}
+	return p.Want.Interfaces == nil && slices.ContainsFunc(hardware.Patches, func(patch hypervisor.Patch) bool {
+		return strings.Contains(patch.Path, "interface")
+	})
 }
 
 // sample is a domain as the VM would be, with files that nobody looks at.
@@ -221,6 +237,22 @@ func (p *preflight) ofHost(ctx context.Context, attribute string, want hyperviso
 				p.refuse("Create it on the host, or correct the path.",
 					fmt.Errorf("the host has no directory %s", directory.Path), attribute, tag, "path")
 			}
+		}
+	case AttributeGraphics:
+		var has *hypervisor.Graphics
+		if p.Have != nil && p.Have.Running {
+			has = p.Have.Hardware.Graphics
+		}
+		if want.Graphics.Port == 0 || has != nil && has.Port == want.Graphics.Port {
+			return nil
+		}
+		free, err := p.fleet.Machine.PortFree(ctx, uint16(want.Graphics.Port)) //nolint:gosec // Check bounds it
+		if err != nil {
+			return err
+		}
+		if !free {
+			p.refuse("Choose another port, or leave port out: libvirt then chooses one.",
+				fmt.Errorf("port %d of the host is in use", want.Graphics.Port), attribute, "port")
 		}
 	case AttributeDevices:
 		for _, name := range slices.Sorted(maps.Keys(want.Devices)) {

@@ -104,7 +104,7 @@ func stayGood(ctx context.Context, agent *transport.Agent, checks []*agentapi.He
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(min(checkEvery, max(settle, time.Millisecond))):
+		case <-time.After(checkEvery):
 		}
 	}
 }

@@ -220,6 +220,9 @@ func (f *Fleet) updateInterfaces(ctx context.Context, spec Spec, names []string,
 type plug struct {
 	name   string
 	attach bool
+	// reserved is how many PCIe ports have to stay free when it is attached. One that was detached before gets back what
+	// it had.
+	reserved int
 }
 
 func (p plug) String() string {
@@ -235,16 +238,30 @@ func (p plug) String() string {
 func (f *Fleet) plugInterfaces(ctx context.Context, spec Spec, moves InterfaceMoves, progress Progress) error {
 	var steps []plug
 	for _, name := range slices.Sorted(slices.Values(slices.Concat(moves.Detach, moves.Again))) {
-		steps = append(steps, plug{name, false})
+		steps = append(steps, plug{name: name})
 	}
-	for _, name := range slices.Sorted(slices.Values(slices.Concat(moves.Again, moves.Attach))) {
-		steps = append(steps, plug{name, true})
+	for _, name := range slices.Sorted(slices.Values(moves.Again)) {
+		steps = append(steps, plug{name: name, attach: true})
+	}
+	for _, name := range slices.Sorted(slices.Values(moves.Attach)) {
+		reserved := hypervisor.LayerPorts
+		if len(moves.Attach) <= len(moves.Detach) {
+			reserved = 0
+		}
+		steps = append(steps, plug{name: name, attach: true, reserved: reserved})
+	}
+	for _, step := range steps { // before anything is detached
+		if one := spec.Interfaces[step.name]; step.attach && one.VLAN > 0 {
+			if err := f.Hypervisor.CheckVLAN(ctx, one.Bridge); err != nil {
+				return fmt.Errorf("attach interface %q: %w", step.name, err)
+			}
+		}
 	}
 	for i, step := range steps {
 		progress(step.String())
 		var err error
 		if step.attach {
-			err = f.Hypervisor.AttachInterface(ctx, spec.Name, step.name, spec.Interfaces[step.name])
+			err = f.Hypervisor.AttachInterface(ctx, spec.Name, step.name, spec.Interfaces[step.name], step.reserved)
 		} else {
 			err = f.Hypervisor.DetachInterface(ctx, spec.Name, step.name)
 		}

@@ -51,7 +51,7 @@ func (f *Fleet) Preflight(ctx context.Context, q Question) ([]Problem, error) {
 		check.networks,
 	} {
 		if err := rule(ctx); err != nil {
-			return nil, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
+			return check.found, fmt.Errorf("check what VM %q needs of the host: %w", q.Want.Name, err)
 		}
 	}
 	return check.found, nil

@@ -33,7 +33,10 @@ func (f *Fleet) Reboot(ctx context.Context, uuid string, ready Readiness, progre
 		domain.Metadata.Fallback = &running
 	}
 	known.Spec.Ready, known.Spec.leaveDisks, known.Spec.Interfaces = ready, true, domain.Interfaces
-	updated, _, err := f.change(ctx, known.Spec, progress, func() (*agentapi.Report, float64, error) {
+	// The guest keeps its configuration, also what of it no longer fits the definition.
+	kept := known.Spec
+	kept.Configuration = nil
+	updated, _, err := f.change(ctx, kept, progress, func() (*agentapi.Report, float64, error) {
 		spec := f.withAttached(ctx, domain, known.Spec, progress)
 		return f.updateDefinition(ctx, domain, spec, Move{PowerOff: true, Start: true}, progress)
 	}, func() error { return nil })

@@ -274,7 +274,33 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 	case err != nil || !move.Start:
 		return nil, 0, err
 	}
-	return f.startTrial(ctx, spec, progress)
+	report, ready, err := f.startTrial(ctx, spec, progress)
+	if errors.Is(err, errNotStarted) && move.PowerCycle() {
+		err = errors.Join(err, f.startAsBefore(ctx, domain, progress))
+	}
+	return report, ready, err
+}
+
+// startAsBefore defines a VM as it was and starts it, after libvirt has refused to start it as wanted. It does so after an
+// interruption, too, and does not wait for the agent. A VM that runs nevertheless is left alone.
+func (f *Fleet) startAsBefore(ctx context.Context, before hypervisor.Domain, progress Progress) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
+	defer cancel()
+	_, state, err := f.Hypervisor.LookupUUID(ctx, before.UUID)
+	if err == nil && state != hypervisor.Off {
+		return nil
+	}
+	progress("starting it again as it was: it could not be started as wanted")
+	if err == nil {
+		err = f.Hypervisor.Define(ctx, before)
+	}
+	if err == nil {
+		err = f.Hypervisor.Start(ctx, before.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("start it again as it was: %w", err)
+	}
+	return nil
 }
 
 // startAgain starts a VM that was powered off for a definition that failed. It does so after an

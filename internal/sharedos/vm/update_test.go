@@ -588,3 +588,34 @@ func TestDefinitionsWithAnotherIdentityAreCounted(t *testing.T) {
 		}
 	}
 }
+
+// A VM whose new hardware lets QEMU not start runs again with what it had.
+func TestAVMThatCannotBeStartedAsWantedIsStartedAsItWas(t *testing.T) {
+	w := newWorld(t)
+	w.create(t, w.spec())
+	before := w.defined(t)
+	spec := w.spec()
+	spec.VCPUs, spec.Hostname = 2, "other"
+	spec.Refresh.MaxImpact = agentapi.Level_REBOOT
+	refused := errors.New("device is in use")
+	starts := 0
+	w.hypervisor.Fail = func(method, _ string) error {
+		if method == "Start" {
+			if starts++; starts == 1 {
+				return refused
+			}
+		}
+		return nil
+	}
+	if _, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); !errors.Is(err, refused) {
+		t.Fatalf("got %v", err)
+	}
+	found, err := w.fleet.Read(t.Context(), "web-a")
+	if err != nil || found.State != hypervisor.Running || found.Spec.VCPUs != before.VCPUs ||
+		found.Spec.Hostname != w.spec().Hostname {
+		t.Errorf("it is %+v, %v", found, err)
+	}
+	if updated, _, err := w.fleet.Update(within(t, time.Minute), spec, quiet); err != nil || updated.Spec.VCPUs != 2 {
+		t.Errorf("the next update: %+v, %v", updated, err)
+	}
+}

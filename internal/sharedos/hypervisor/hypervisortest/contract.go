@@ -408,7 +408,7 @@ func unknown(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	mustBe(t, h.SetDescription(ctx, d.Name, "d"), hypervisor.ErrNotFound)
 	mustBe(t, h.SetAutostart(ctx, d.Name, true), hypervisor.ErrNotFound)
 	lan := hypervisor.Interface{Bridge: "br0"}
-	mustBe(t, h.AttachInterface(ctx, d.Name, "lan", lan), hypervisor.ErrNotFound)
+	mustBe(t, h.AttachInterface(ctx, d.Name, "lan", lan, hypervisor.LayerPorts), hypervisor.ErrNotFound)
 	mustBe(t, h.DetachInterface(ctx, d.Name, "lan"), hypervisor.ErrNotFound)
 	mustBe(t, h.UpdateInterface(ctx, d.Name, "lan", lan), hypervisor.ErrNotFound)
 	_, err = h.AttachedInterfaces(ctx, d.Name)
@@ -529,7 +529,7 @@ func cancelled(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 		"ResizeDisk":  h.ResizeDisk(over, d.Name, "", 4<<20),
 		"AttachDisk":  h.AttachDisk(over, d.Name, "data", diskOf(t, d, "data")),
 		"DetachDisk":  h.DetachDisk(over, d.Name, "data"),
-		"Attach":      h.AttachInterface(over, d.Name, "lan", hypervisor.Interface{Bridge: "br0"}),
+		"Attach":      h.AttachInterface(over, d.Name, "lan", hypervisor.Interface{Bridge: "br0"}, hypervisor.LayerPorts),
 		"Detach":      h.DetachInterface(over, d.Name, "lan"),
 		"Change":      h.UpdateInterface(over, d.Name, "lan", hypervisor.Interface{Bridge: "br0"}),
 		"CheckVLAN":   h.CheckVLAN(over, "br0"),

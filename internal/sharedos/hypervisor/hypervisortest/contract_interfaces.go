@@ -124,7 +124,7 @@ func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge, o
 	}
 	attach := func(iface string, one hypervisor.Interface) {
 		t.Helper()
-		must(t, h.AttachInterface(ctx, d.Name, iface, one))
+		must(t, h.AttachInterface(ctx, d.Name, iface, one, hypervisor.LayerPorts))
 		set(iface, &one)
 	}
 	for range 2 {
@@ -185,7 +185,11 @@ func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge, o
 	for i := range room - 2 {
 		attach(fmt.Sprintf("more-%d", i), hypervisor.Interface{Bridge: bridge})
 	}
-	mustBe(t, h.AttachInterface(ctx, d.Name, "last", hypervisor.Interface{Bridge: bridge}), hypervisor.ErrNoPort)
+	mustBe(t, h.AttachInterface(ctx, d.Name, "last", hypervisor.Interface{Bridge: bridge}, hypervisor.LayerPorts), hypervisor.ErrNoPort)
+	mustRun(t, ctx, h, d)
+	last := hypervisor.Interface{Bridge: bridge}
+	must(t, h.AttachInterface(ctx, d.Name, "last", last, 0)) // as one that was detached before
+	set("last", &last)
 	mustRun(t, ctx, h, d)
 	must(t, h.PowerOff(ctx, d.Name))
 	for iface := range d.Interfaces {
@@ -201,10 +205,10 @@ func wrongInterfaces(t *testing.T, ctx context.Context, h hypervisor.Hypervisor,
 	d := Domain(t, h)
 	d.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: bridge, MAC: "52:54:00:00:00:01"}}
 	must(t, h.Define(ctx, d))
-	mustBe(t, h.AttachInterface(ctx, d.Name, "user", hypervisor.Interface{User: &hypervisor.UserNetwork{}}),
+	mustBe(t, h.AttachInterface(ctx, d.Name, "user", hypervisor.Interface{User: &hypervisor.UserNetwork{}}, hypervisor.LayerPorts),
 		hypervisor.ErrNoInterface)
 	vlan := hypervisor.Interface{Bridge: bridge, VLAN: 7}
-	mustBe(t, h.AttachInterface(ctx, d.Name, "vlan", vlan), hypervisor.ErrNoVLAN)
+	mustBe(t, h.AttachInterface(ctx, d.Name, "vlan", vlan, hypervisor.LayerPorts), hypervisor.ErrNoVLAN)
 	for name, one := range map[string]hypervisor.Interface{
 		"a.b":     {Bridge: bridge},
 		"none":    {},
@@ -217,7 +221,7 @@ func wrongInterfaces(t *testing.T, ctx context.Context, h hypervisor.Hypervisor,
 		"tag":     {Bridge: bridge, VLAN: 4095},
 		"network": {Network: "default", VLAN: 7},
 	} {
-		if err := h.AttachInterface(ctx, d.Name, name, one); err == nil {
+		if err := h.AttachInterface(ctx, d.Name, name, one, hypervisor.LayerPorts); err == nil {
 			t.Errorf("interface %s was accepted", name)
 		}
 	}

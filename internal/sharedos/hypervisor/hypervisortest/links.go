@@ -21,7 +21,7 @@ func known(d hypervisor.Domain) map[string]hypervisor.Interface {
 }
 
 // AttachInterface implements hypervisor.Hypervisor.
-func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string, device hypervisor.Interface) error {
+func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string, device hypervisor.Interface, reserved int) error {
 	if err := h.enter(ctx, "AttachInterface", name, true); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string, de
 		return fail(err)
 	}
 	if _, has := d.cards[iface]; d.state == hypervisor.Running && !has {
-		if d.free() <= hypervisor.LayerPorts {
+		if d.free() <= reserved {
 			return fail(hypervisor.ErrNoPort)
 		}
 		d.plug(iface, &device)
