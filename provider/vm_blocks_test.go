@@ -138,13 +138,27 @@ var vmSamples = map[string]struct {
 	"users.groups":                  {userPath.AtName("groups"), []string{"adm"}},
 	"users.ssh_authorized_keys": {userPath.AtName("ssh_authorized_keys"),
 		[]string{"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8eL7Xown0333MZLobOFmWbF+pv5+cDS15+BuJS+7Nf me"}},
-	"users.sudo":      {userPath.AtName("sudo"), true},
-	"sysctl":          {path.Root("sysctl"), map[string]string{"vm.swappiness": "10"}},
-	"time_zone":       {path.Root("time_zone"), "Europe/Berlin"},
-	"locale":          {path.Root("locale"), "C.UTF-8"},
-	"timeouts.create": {path.Root("timeouts").AtName("create"), "1h"},
-	"timeouts.update": {path.Root("timeouts").AtName("update"), "1h"},
-	"timeouts.delete": {path.Root("timeouts").AtName("delete"), "1h"},
+	"networks.dhcp4":         {networkPath.AtName("dhcp4"), true},
+	"networks.dhcp6":         {networkPath.AtName("dhcp6"), true},
+	"networks.accept_ra":     {networkPath.AtName("accept_ra"), false},
+	"networks.addresses":     {networkPath.AtName("addresses"), []string{"192.0.2.10/24"}},
+	"networks.gateways":      {networkPath.AtName("gateways"), []string{"192.0.2.1"}},
+	"networks.metric":        {networkPath.AtName("metric"), int64(7)},
+	"networks.dns":           {networkPath.AtName("dns"), []string{"192.0.2.3"}},
+	"networks.search":        {networkPath.AtName("search"), []string{"example.org"}},
+	"networks.mtu":           {networkPath.AtName("mtu"), int64(1400)},
+	"networks.routes.to":     {routePath.AtName("to"), "10.0.0.0/8"},
+	"networks.routes.via":    {routePath.AtName("via"), "192.0.2.1"},
+	"networks.routes.metric": {routePath.AtName("metric"), int64(7)},
+	"swap":                   {path.Root("swap"), "64MiB"},
+	"kernel_arguments":       {path.Root("kernel_arguments"), []string{"nosmt"}},
+	"users.sudo":             {userPath.AtName("sudo"), true},
+	"sysctl":                 {path.Root("sysctl"), map[string]string{"vm.swappiness": "10"}},
+	"time_zone":              {path.Root("time_zone"), "Europe/Berlin"},
+	"locale":                 {path.Root("locale"), "C.UTF-8"},
+	"timeouts.create":        {path.Root("timeouts").AtName("create"), "1h"},
+	"timeouts.update":        {path.Root("timeouts").AtName("update"), "1h"},
+	"timeouts.delete":        {path.Root("timeouts").AtName("delete"), "1h"},
 }
 
 var diskPath = path.Root("disks").AtMapKey("data")
@@ -154,6 +168,9 @@ var (
 	filePath = path.Root("files").AtMapKey("/etc/motd")
 	unitPath = path.Root("units").AtMapKey("a.service")
 	userPath = path.Root("users").AtMapKey("alice")
+
+	networkPath = path.Root("networks").AtMapKey("lan")
+	routePath   = networkPath.AtName("routes").AtListIndex(0)
 )
 
 var healthCheckPath = path.Root("refresh").AtName("health_checks").AtMapKey("a")

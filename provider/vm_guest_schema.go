@@ -30,7 +30,7 @@ var (
 	isTimeZone   = textRule{form: "the name of a time zone, such as Europe/Berlin", check: guestconfig.CheckTimeZone}
 	isLocale     = textRule{form: "the name of a locale, such as en_US.UTF-8", check: guestconfig.CheckLocale}
 	takenOnLive  = "A change is live. "
-	overwriteDoc = "What somebody has changed in the guest since is in `configuration_drift`, and an apply of the plan that shows it overwrites it. "
+	overwriteDoc = "What somebody has changed in the guest since is in `configuration_drift`, and an apply of the plan that shows it overwrites it."
 )
 
 func filesAttribute() schema.MapNestedAttribute {
@@ -38,7 +38,7 @@ func filesAttribute() schema.MapNestedAttribute {
 		Optional: true,
 		MarkdownDescription: "Files in the guest, by absolute path below /etc, /var, /srv, /opt, /usr/local, /root or /home. " + takenOnLive +
 			"A file that the stack has is overridden, also when a refresh brings another version of it, and comes back when it is removed here. Any other file that exists already is refused. " +
-			overwriteDoc + "Directories that do not exist are made for root with mode 0755.",
+			overwriteDoc + " Directories that do not exist are made for root with mode 0755.",
 		Validators: []validator.Map{mapvalidator.KeysAre(isGuestPath)},
 		NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
 			"content": schema.StringAttribute{Optional: true,
