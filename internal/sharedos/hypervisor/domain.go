@@ -49,6 +49,9 @@ type Domain struct {
 	// Interfaces by the names that the user gave them. ForeignInterfaces are those that others have added, as XML.
 	Interfaces        map[string]Interface
 	ForeignInterfaces []string
+	// ForeignDevices are further devices that others have added, as XML of a domain: channels, sound cards, shared memory,
+	// directories by 9p and mediated devices among them.
+	ForeignDevices string
 	// BootConfig is agentapi.BootConfig as JSON.
 	BootConfig []byte
 	// ConsoleLog is the file on the host that the serial console is written to.
@@ -61,7 +64,7 @@ type Domain struct {
 	LostPatches []int
 	// Title and Description are for people who look with virsh; empty if there is none. Foreign are
 	// the elements in the metadata that others have put there, as XML. Whoever defines the domain
-	// again passes on what it has of the three, ForeignDisks and ForeignInterfaces.
+	// again passes on what it has of these, ForeignDisks, ForeignInterfaces and ForeignDevices.
 	Title, Description string
 	Foreign            []string
 }

@@ -157,8 +157,15 @@ func (p platform) devices(d Domain) (*libvirtxml.DomainDeviceList, error) {
 	if devices.Interfaces, err = networkInterfaces(d); err != nil {
 		return nil, err
 	}
+	foreign, err := addForeignDevices(devices, d.ForeignDevices)
+	if err != nil {
+		return nil, fmt.Errorf("domain %q: %w", d.Name, err)
+	}
+	if foreign > 0 {
+		foreign++ // for the controller that some of them need
+	}
 	// Each of these takes a port, as do the balloon and the random number generator.
-	ports := len(devices.Disks) + len(devices.Interfaces) + 2 + d.Hardware.ports()
+	ports := len(devices.Disks) + len(devices.Interfaces) + 2 + d.Hardware.ports() + foreign
 	if p.hostVSock {
 		devices.VSock = &libvirtxml.DomainVSock{Model: "virtio", CID: &libvirtxml.DomainVSockCID{Auto: "yes"}}
 		ports++
@@ -200,6 +207,11 @@ func decode(domain *libvirtxml.Domain) (Domain, error) {
 	}
 	if err := d.decodeHardware(domain); err != nil {
 		return Domain{}, err
+	}
+	if domain.Devices != nil {
+		if d.ForeignDevices, err = foreignDevices(domain.Devices, d.Hardware.Patches); err != nil {
+			return Domain{}, fmt.Errorf("domain %q: %w", d.Name, err)
+		}
 	}
 	if domain.QEMUCommandline != nil {
 		d.decodeUserNetworks(domain.QEMUCommandline)

@@ -295,8 +295,7 @@ func (h *Hardware) decodeDevices(devices *libvirtxml.DomainDeviceList) {
 		}
 	}
 	for _, directory := range devices.Filesystems {
-		if directory.Driver == nil || directory.Driver.Type != "virtiofs" || directory.Target == nil ||
-			directory.Source == nil || directory.Source.Mount == nil {
+		if !isHostDirectory(directory) {
 			continue
 		}
 		if h.Directories == nil {
@@ -315,6 +314,12 @@ func (h *Hardware) decodeDevices(devices *libvirtxml.DomainDeviceList) {
 		}
 		h.Devices[name] = one
 	}
+}
+
+// isHostDirectory reports whether a file system is a directory of the host as this package describes it.
+func isHostDirectory(directory libvirtxml.DomainFilesystem) bool {
+	return directory.Driver != nil && directory.Driver.Type == "virtiofs" && directory.Target != nil &&
+		directory.Source != nil && directory.Source.Mount != nil
 }
 
 func decodeGraphics(one libvirtxml.DomainGraphic) *Graphics {

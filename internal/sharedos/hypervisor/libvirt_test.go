@@ -206,6 +206,12 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 		must(os.WriteFile(path, make([]byte, 1<<20), 0o600))
 		bed.Virsh(t, "attach-disk", "--config", "--driver", "qemu", "--subdriver", "raw", d.Name, path, target)
 	}
+	channel := filepath.Join(t.TempDir(), "channel.xml")
+	must(os.WriteFile(channel, []byte("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"), 0o600))
+	bed.Virsh(t, "attach-device", "--config", d.Name, channel)
+	sound := filepath.Join(t.TempDir(), "sound.xml")
+	must(os.WriteFile(sound, []byte("<sound model='ich9'/>"), 0o600))
+	bed.Virsh(t, "attach-device", "--config", d.Name, sound)
 	found, _, err := h.Lookup(t.Context(), d.Name)
 	must(err)
 	if found.Title != "Web <1>" || found.Description != "two\nlines" || len(found.Foreign) != 2 ||
@@ -230,6 +236,10 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 		}
 	}
 	must(h.Start(t.Context(), d.Name))
+	text := bed.Virsh(t, "dumpxml", d.Name)
+	if strings.Count(text, "name='org.qemu.guest_agent.0'") != 1 || strings.Count(text, "<sound model='ich9'") != 1 {
+		t.Errorf("it runs without the channel and the sound card that were added, or with several:\n%s", text)
+	}
 	must(h.DetachDisk(t.Context(), d.Name, "none"))
 	if text := list(); !strings.Contains(text, added["vdd"]) || !strings.Contains(text, added["sdb"]) {
 		t.Errorf("the VM runs without the disks that were added:\n%s", text)

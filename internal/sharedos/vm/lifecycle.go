@@ -93,6 +93,7 @@ func kept(domain, before hypervisor.Domain) (hypervisor.Domain, error) {
 	domain.Metadata.Detaches = before.Metadata.Detaches
 	domain.Title, domain.Description, domain.Foreign = before.Title, before.Description, before.Foreign
 	domain.ForeignDisks, domain.ForeignInterfaces = before.ForeignDisks, before.ForeignInterfaces
+	domain.ForeignDevices = before.ForeignDevices
 	return countChanges(domain, before)
 }
 
