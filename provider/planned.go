@@ -143,7 +143,8 @@ func (c *connection) planVM(spec vm.Spec, uuid string) []vm.Problem {
 
 // sharedHardware returns what of the host only one VM can have, and another VM has, too.
 func sharedHardware(one hypervisor.Hardware, other string, two hypervisor.Hardware) (problems []vm.Problem) {
-	if a, b := one.Graphics, two.Graphics; a != nil && b != nil && a.Port != 0 && a.Port == b.Port && a.Listen == b.Listen {
+	if a, b := one.Graphics,
+		two.Graphics; a != nil && b != nil && a.Port != 0 && a.Port == b.Port && a.Listen == b.Listen {
 		problems = append(problems, vm.Problem{
 			Attribute: []string{vm.AttributeGraphics, "port"},
 			Err:       fmt.Errorf("port %d of the host is that of the graphics of VM %q, too", a.Port, other),
@@ -154,8 +155,9 @@ func sharedHardware(one hypervisor.Hardware, other string, two hypervisor.Hardwa
 		if slices.Contains(slices.Collect(maps.Values(two.Devices)), one.Devices[at]) {
 			problems = append(problems, vm.Problem{
 				Attribute: []string{vm.AttributeDevices, at},
-				Err:       fmt.Errorf("device %s of the host is passed through to VM %q, too", one.Devices[at].PCI+one.Devices[at].USB, other),
-				Next:      "Pass it through to one of them only.",
+				Err: fmt.Errorf("device %s of the host is passed through to VM %q, too",
+					one.Devices[at].PCI+one.Devices[at].USB, other),
+				Next: "Pass it through to one of them only.",
 			})
 		}
 	}

@@ -178,7 +178,8 @@ func (r *vmResource) planUpdate(ctx context.Context, plan, state *vmModel, unfin
 		restarts, d = plan.mayRestartSystem(ctx)
 		diags.Append(d...)
 	}
-	if change.hardware || change.links || change.power || unfinished || restarts || !plan.Networks.Equal(state.Networks) {
+	if change.hardware || change.links || change.power || unfinished || restarts ||
+		!plan.Networks.Equal(state.Networks) {
 		diags.Append(plan.planAddresses(ctx)...)
 	}
 	diags.Append(plan.endsWith(ctx, state, target, end, change)...)

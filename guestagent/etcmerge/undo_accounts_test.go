@@ -153,7 +153,8 @@ func TestAnUndoAfterAccountsWereAddedTakesTheReleasesAway(t *testing.T) {
 	}
 }
 
-// A user that was made since has a group of the release, so the group stays, though nothing else of the accounts is undone.
+// A user that was made since has a group of the release, so the group stays, though nothing else of
+// the accounts is undone.
 func TestAnUndoLeavesTheGroupOfAUserThatWasMadeSince(t *testing.T) {
 	const passwd, group = "root:x:0:0::/root:/bin/sh\n", "root:x:0:\n"
 	old := files{"etc/passwd": passwd, "etc/group": group}
@@ -165,7 +166,8 @@ func TestAnUndoLeavesTheGroupOfAUserThatWasMadeSince(t *testing.T) {
 	v.Skipped = func(c Conflict) { told = append(told, string(c.Kind)+" "+c.Path) }
 	must(t, v.Undo(t.Context()))
 	got := read(t, v.Root)
-	if !strings.HasSuffix(got["etc/group"], group+"shared:x:990:\n") || !strings.HasSuffix(got["etc/passwd"], passwd+bob) {
+	if !strings.HasSuffix(got["etc/group"], group+"shared:x:990:\n") ||
+		!strings.HasSuffix(got["etc/passwd"], passwd+bob) {
 		t.Errorf("group is %q, passwd %q", got["etc/group"], got["etc/passwd"])
 	}
 	if want := []string{string(LeftInPlace) + " etc/group"}; !slices.Equal(told, want) {

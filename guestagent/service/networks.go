@@ -79,8 +79,8 @@ func (n networks) Renew(ctx context.Context, manager guestconfig.Manager,
 			}
 			continue // it is activated when the link comes up
 		}
-		// It is not waited for: a network without a server of DHCP is no fault of the configuration, and static addresses
-		// are looked for afterwards.
+		// It is not waited for: a network without a server of DHCP is no fault of the
+		// configuration, and static addresses are looked for afterwards.
 		if _, err := n.run(ctx, "nmcli", "--wait", "0", "connection", "up", "uuid",
 			changed[name].ConnectionUUID(name)); err != nil {
 			return fmt.Errorf("activate %s: %w", name, err)

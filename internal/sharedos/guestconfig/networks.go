@@ -299,7 +299,8 @@ func (c *checker) network(n Network, at func(...string) []string, addresses map[
 	}
 	any6 := six || n.AcceptRA
 	if !any6 && slices.ContainsFunc(n.DNS, isIPv6) {
-		c.check(errors.New("it has IPv6, and the interface gets no IPv6 address: set addresses, dhcp6 or accept_ra"), at("dns")...)
+		c.check(errors.New("it has IPv6, and the interface gets no IPv6 address: set addresses, dhcp6 or accept_ra"),
+			at("dns")...)
 	}
 	if !any6 && !n.DHCP4 && len(n.Addresses) == 0 && len(n.Search) > 0 {
 		c.check(errors.New("the interface gets no address: set addresses, dhcp4, dhcp6 or accept_ra"), at("search")...)

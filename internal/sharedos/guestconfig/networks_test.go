@@ -176,13 +176,15 @@ func TestACanonicalAddress(t *testing.T) {
 func TestAFamilyWithoutAddressesHasNoNameServers(t *testing.T) {
 	t.Parallel()
 	d := guestconfig.New()
-	lan := guestconfig.Network{MAC: "52:54:00:00:00:01", Addresses: []string{"192.0.2.10/24"}, Search: []string{"example.org"}}
+	lan := guestconfig.Network{MAC: "52:54:00:00:00:01", Addresses: []string{"192.0.2.10/24"},
+		Search: []string{"example.org"}}
 	d.Networks = map[string]guestconfig.Network{"lan": lan}
 	if problems := d.Check(); len(problems) > 0 {
 		t.Error(problems)
 	}
 	text := string(d.NetworkItems(guestconfig.NetworkManager)[0].Content)
-	if _, six, _ := strings.Cut(text, "[ipv6]"); six != "\nmethod=link-local\n" || strings.Count(text, "dns-search") != 1 {
+	if _, six, _ := strings.Cut(text, "[ipv6]"); six != "\nmethod=link-local\n" ||
+		strings.Count(text, "dns-search") != 1 {
 		t.Errorf("the profile is\n%s", text)
 	}
 	for what, network := range map[string]guestconfig.Network{

@@ -49,8 +49,8 @@ type Domain struct {
 	// Interfaces by the names that the user gave them. ForeignInterfaces are those that others have added, as XML.
 	Interfaces        map[string]Interface
 	ForeignInterfaces []string
-	// ForeignDevices are further devices that others have added, as XML of a domain: channels, sound cards, shared memory,
-	// directories by 9p and mediated devices among them.
+	// ForeignDevices are further devices that others have added, as XML of a domain: channels,
+	// sound cards, shared memory, directories by 9p and mediated devices among them.
 	ForeignDevices string
 	// BootConfig is agentapi.BootConfig as JSON.
 	BootConfig []byte

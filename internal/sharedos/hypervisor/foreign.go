@@ -6,14 +6,15 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// foreignDevices returns the devices of kinds that this package never describes, and so were added by others, as XML; ""
-// if there are none. It has none of a definition with patches, which add devices of any kind.
+// foreignDevices returns the devices of kinds that this package never describes, and so were added by others,
+// as XML; "" if there are none. It has none of a definition with patches, which add devices of any kind.
 func foreignDevices(devices *libvirtxml.DomainDeviceList, patches []Patch) (string, error) {
 	if len(patches) > 0 {
 		return "", nil
 	}
 	kept := libvirtxml.DomainDeviceList{
-		Smartcards: devices.Smartcards, Parallels: devices.Parallels, Channels: devices.Channels, Sounds: devices.Sounds,
+		Smartcards: devices.Smartcards, Parallels: devices.Parallels,
+		Channels: devices.Channels, Sounds: devices.Sounds,
 		Shmems: devices.Shmems, Crypto: devices.Crypto,
 	}
 	for _, device := range devices.Hostdevs {

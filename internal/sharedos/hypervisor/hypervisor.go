@@ -140,9 +140,9 @@ type Hypervisor interface {
 	FreePages(ctx context.Context, size int64) (int64, error)
 	// HasDevice reports whether the host has a device.
 	HasDevice(ctx context.Context, device HostDevice) (bool, error)
-	// AttachInterface adds an interface on a bridge or network to the running domain and to its
-	// definition, unless they have one of the name. ErrNoPort if the running domain has not more than
-	// reserved PCIe ports free, ErrNoVLAN if the bridge has no VLANs, and ErrNoInterface for one on a user-mode network.
+	// AttachInterface adds an interface on a bridge or network to the running domain and to its definition,
+	// unless they have one of the name. ErrNoPort if the running domain has not more than reserved PCIe
+	// ports free, ErrNoVLAN if the bridge has no VLANs, and ErrNoInterface for one on a user-mode network.
 	AttachInterface(ctx context.Context, name, iface string, device Interface, reserved int) error
 	// DetachInterface removes an interface from the running domain and from its definition. It
 	// waits until the guest has released the card. It does nothing if neither has it.

@@ -207,7 +207,8 @@ func TestWhatPeopleAddWithVirshIsKept(t *testing.T) {
 		bed.Virsh(t, "attach-disk", "--config", "--driver", "qemu", "--subdriver", "raw", d.Name, path, target)
 	}
 	channel := filepath.Join(t.TempDir(), "channel.xml")
-	must(os.WriteFile(channel, []byte("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"), 0o600))
+	must(os.WriteFile(channel,
+		[]byte("<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"), 0o600))
 	bed.Virsh(t, "attach-device", "--config", d.Name, channel)
 	sound := filepath.Join(t.TempDir(), "sound.xml")
 	must(os.WriteFile(sound, []byte("<sound model='ich9'/>"), 0o600))

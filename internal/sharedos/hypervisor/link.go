@@ -147,8 +147,8 @@ func (h *Libvirt) UpdateInterface(ctx context.Context, name, iface string, devic
 	return err
 }
 
-// moveInterface has the running domain's card on another bridge or network, with its link down for a moment. If it cannot
-// be moved there, it stays where it is, with its link up.
+// moveInterface has the running domain's card on another bridge or network, with its link down for
+// a moment. If it cannot be moved there, it stays where it is, with its link up.
 func (h *Libvirt) moveInterface(ctx context.Context, what, name, iface string, is, device Interface) error {
 	down := is
 	down.Down = true

@@ -121,7 +121,8 @@ func TestPatchesThatCannotBe(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := patchedDomain(Patch{PatchReplace, "/domain/@type", "kvm"}); err == nil || !strings.Contains(err.Error(), "its type") {
+	if _, err := patchedDomain(Patch{PatchReplace, "/domain/@type", "kvm"}); err == nil ||
+		!strings.Contains(err.Error(), "its type") {
 		t.Errorf("the type of the domain is patched: %v", err)
 	}
 	_, err := patchedDomain(Patch{PatchRemove, "/domain/clock", ""}, Patch{PatchRemove, "/domain/clock", ""})

@@ -220,8 +220,8 @@ func (f *Fleet) updateInterfaces(ctx context.Context, spec Spec, names []string,
 type plug struct {
 	name   string
 	attach bool
-	// reserved is how many PCIe ports have to stay free when it is attached. One that was detached before gets back what
-	// it had.
+	// reserved is how many PCIe ports have to stay free when it is attached. One that was detached
+	// before gets back what it had.
 	reserved int
 }
 

@@ -281,8 +281,8 @@ func (f *Fleet) updateDefinition(ctx context.Context, domain hypervisor.Domain, 
 	return report, ready, err
 }
 
-// startAsBefore defines a VM as it was and starts it, after libvirt has refused to start it as wanted. It does so after an
-// interruption, too, and does not wait for the agent. A VM that runs nevertheless is left alone.
+// startAsBefore defines a VM as it was and starts it, after libvirt has refused to start it as wanted. It does
+// so after an interruption, too, and does not wait for the agent. A VM that runs nevertheless is left alone.
 func (f *Fleet) startAsBefore(ctx context.Context, before hypervisor.Domain, progress Progress) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callLimit)
 	defer cancel()

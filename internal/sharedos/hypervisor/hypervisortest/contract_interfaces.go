@@ -185,7 +185,8 @@ func plugs(t *testing.T, ctx context.Context, h hypervisor.Hypervisor, bridge, o
 	for i := range room - 2 {
 		attach(fmt.Sprintf("more-%d", i), hypervisor.Interface{Bridge: bridge})
 	}
-	mustBe(t, h.AttachInterface(ctx, d.Name, "last", hypervisor.Interface{Bridge: bridge}, hypervisor.LayerPorts), hypervisor.ErrNoPort)
+	mustBe(t, h.AttachInterface(ctx, d.Name, "last", hypervisor.Interface{Bridge: bridge}, hypervisor.LayerPorts),
+		hypervisor.ErrNoPort)
 	mustRun(t, ctx, h, d)
 	last := hypervisor.Interface{Bridge: bridge}
 	must(t, h.AttachInterface(ctx, d.Name, "last", last, 0)) // as one that was detached before
@@ -205,7 +206,8 @@ func wrongInterfaces(t *testing.T, ctx context.Context, h hypervisor.Hypervisor,
 	d := Domain(t, h)
 	d.Interfaces = map[string]hypervisor.Interface{"lan": {Bridge: bridge, MAC: "52:54:00:00:00:01"}}
 	must(t, h.Define(ctx, d))
-	mustBe(t, h.AttachInterface(ctx, d.Name, "user", hypervisor.Interface{User: &hypervisor.UserNetwork{}}, hypervisor.LayerPorts),
+	mustBe(t, h.AttachInterface(ctx, d.Name, "user",
+		hypervisor.Interface{User: &hypervisor.UserNetwork{}}, hypervisor.LayerPorts),
 		hypervisor.ErrNoInterface)
 	vlan := hypervisor.Interface{Bridge: bridge, VLAN: 7}
 	mustBe(t, h.AttachInterface(ctx, d.Name, "vlan", vlan, hypervisor.LayerPorts), hypervisor.ErrNoVLAN)

@@ -21,7 +21,8 @@ func known(d hypervisor.Domain) map[string]hypervisor.Interface {
 }
 
 // AttachInterface implements hypervisor.Hypervisor.
-func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string, device hypervisor.Interface, reserved int) error {
+func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string,
+	device hypervisor.Interface, reserved int) error {
 	if err := h.enter(ctx, "AttachInterface", name, true); err != nil {
 		return err
 	}
