@@ -284,6 +284,11 @@ func installNetworks(root, run, stateDirectory string, networks map[string]guest
 	if err != nil || configured {
 		return err
 	}
+	for name, network := range networks {
+		if network.MAC == "" { // networkd would take it for every interface
+			return fmt.Errorf("the network %q has no MAC address", name)
+		}
+	}
 	document := &guestconfig.Document{Version: guestconfig.Version, Networks: networks}
 	if problems := document.Check(); len(problems) > 0 {
 		return problems[0]
