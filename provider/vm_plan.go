@@ -385,5 +385,5 @@ func notLive(do, name string, err error) diag.Diagnostics {
 }
 
 // notLiveNext is what to do about vm.ErrNotLive.
-const notLiveNext = "Nothing was changed. Set refresh.strategy to next_boot to have the VM run this release when it " +
+const notLiveNext = "Nothing was changed. Set refresh.strategy to \"next_boot\" to have the VM run this release when it " +
 	"is next powered off and started."
