@@ -119,6 +119,9 @@ func fullyKnown(ctx context.Context, model any, names map[string]bool) (bool, er
 			return false, fmt.Errorf("the attribute %s is a %s in the provider; this is a bug in the provider", name,
 				value.Type())
 		}
+		if convertible.IsNull() { // that of a new model has no type yet
+			continue
+		}
 		converted, err := convertible.ToTerraformValue(ctx)
 		if err != nil || !converted.IsFullyKnown() {
 			return false, err
