@@ -28,7 +28,7 @@ import (
 // again.
 const (
 	// buildVersion changes whenever the same source yields another release than before.
-	buildVersion = 7
+	buildVersion = 8
 
 	releasesDir   = "releases"
 	componentsDir = "components"
