@@ -23,40 +23,33 @@ func known(d hypervisor.Domain) map[string]hypervisor.Interface {
 // AttachInterface implements hypervisor.Hypervisor.
 func (h *Hypervisor) AttachInterface(ctx context.Context, name, iface string,
 	device hypervisor.Interface, reserved int) error {
-	if err := h.enter(ctx, "AttachInterface", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	fail := func(err error) error { return fmt.Errorf("attach interface %q to domain %q: %w", iface, name, err) }
-	if device.User != nil {
-		return fail(hypervisor.ErrNoInterface)
-	}
-	changed := clone(d.Domain)
-	if _, has := d.Interfaces[iface]; !has {
-		if changed.Interfaces == nil {
-			changed.Interfaces = map[string]hypervisor.Interface{}
+	return h.on(ctx, "AttachInterface", name, true, func(d *domain) error {
+		fail := func(err error) error { return fmt.Errorf("attach interface %q to domain %q: %w", iface, name, err) }
+		if device.User != nil {
+			return fail(hypervisor.ErrNoInterface)
 		}
-		changed.Interfaces[iface] = device.Defined(d.UUID, iface)
-	}
-	if err := changed.Check(); err != nil {
-		return fail(err)
-	}
-	if err := h.vlans(map[string]hypervisor.Interface{iface: device}); err != nil {
-		return fail(err)
-	}
-	if _, has := d.cards[iface]; d.state == hypervisor.Running && !has {
-		if d.free() <= reserved {
-			return fail(hypervisor.ErrNoPort)
+		changed := clone(d.Domain)
+		if _, has := d.Interfaces[iface]; !has {
+			if changed.Interfaces == nil {
+				changed.Interfaces = map[string]hypervisor.Interface{}
+			}
+			changed.Interfaces[iface] = device.Defined(d.UUID, iface)
 		}
-		d.plug(iface, &device)
-	}
-	d.Domain = changed
-	return nil
+		if err := changed.Check(); err != nil {
+			return fail(err)
+		}
+		if err := h.vlans(map[string]hypervisor.Interface{iface: device}); err != nil {
+			return fail(err)
+		}
+		if _, has := d.cards[iface]; d.state == hypervisor.Running && !has {
+			if d.free() <= reserved {
+				return fail(hypervisor.ErrNoPort)
+			}
+			d.plug(iface, &device)
+		}
+		d.Domain = changed
+		return nil
+	})
 }
 
 // plug sets an interface of a running domain, or removes it if device is nil.
@@ -71,65 +64,51 @@ func (d *domain) plug(iface string, device *hypervisor.Interface) {
 
 // DetachInterface implements hypervisor.Hypervisor.
 func (h *Hypervisor) DetachInterface(ctx context.Context, name, iface string) error {
-	if err := h.enter(ctx, "DetachInterface", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	if _, has := d.cards[iface]; d.state == hypervisor.Running && has {
-		if h.Deaf {
-			h.mu.Unlock()
-			<-ctx.Done()
-			h.mu.Lock()
-			return fmt.Errorf("detach interface %q from domain %q: the guest has not released it: %w", iface, name,
-				ctx.Err())
+	return h.on(ctx, "DetachInterface", name, true, func(d *domain) error {
+		if _, has := d.cards[iface]; d.state == hypervisor.Running && has {
+			if h.Deaf {
+				h.mu.Unlock()
+				<-ctx.Done()
+				h.mu.Lock()
+				return fmt.Errorf("detach interface %q from domain %q: the guest has not released it: %w", iface, name,
+					ctx.Err())
+			}
+			d.plug(iface, nil)
 		}
-		d.plug(iface, nil)
-	}
-	changed := clone(d.Domain)
-	if changed.Interfaces[iface].User == nil {
-		delete(changed.Interfaces, iface)
-	}
-	d.Domain = changed
-	return nil
+		changed := clone(d.Domain)
+		if changed.Interfaces[iface].User == nil {
+			delete(changed.Interfaces, iface)
+		}
+		d.Domain = changed
+		return nil
+	})
 }
 
 // UpdateInterface implements hypervisor.Hypervisor.
 func (h *Hypervisor) UpdateInterface(ctx context.Context, name, iface string, device hypervisor.Interface) error {
-	if err := h.enter(ctx, "UpdateInterface", name, true); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d, err := h.find(name)
-	if err != nil {
-		return err
-	}
-	moved := func(one hypervisor.Interface) hypervisor.Interface {
-		one.Bridge, one.Network, one.Down = device.Bridge, device.Network, device.Down
-		return one
-	}
-	one, runs := d.cards[iface]
-	if runs = runs && d.state == hypervisor.Running; runs {
-		one = moved(one)
-		d.plug(iface, &one)
-	}
-	one, ok := d.Interfaces[iface]
-	switch {
-	case ok && one.User == nil:
-	case runs:
+	return h.on(ctx, "UpdateInterface", name, true, func(d *domain) error {
+		moved := func(one hypervisor.Interface) hypervisor.Interface {
+			one.Bridge, one.Network, one.Down = device.Bridge, device.Network, device.Down
+			return one
+		}
+		one, runs := d.cards[iface]
+		if runs = runs && d.state == hypervisor.Running; runs {
+			one = moved(one)
+			d.plug(iface, &one)
+		}
+		one, ok := d.Interfaces[iface]
+		switch {
+		case ok && one.User == nil:
+		case runs:
+			return nil
+		default:
+			return fmt.Errorf("change interface %q of domain %q: %w", iface, name, hypervisor.ErrNoInterface)
+		}
+		changed := clone(d.Domain)
+		changed.Interfaces[iface] = moved(one)
+		d.Domain = changed
 		return nil
-	default:
-		return fmt.Errorf("change interface %q of domain %q: %w", iface, name, hypervisor.ErrNoInterface)
-	}
-	changed := clone(d.Domain)
-	changed.Interfaces[iface] = moved(one)
-	d.Domain = changed
-	return nil
+	})
 }
 
 // AttachedInterfaces implements hypervisor.Hypervisor.

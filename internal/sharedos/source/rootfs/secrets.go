@@ -154,9 +154,10 @@ var (
 	keyStart  = regexp.MustCompile(`(?m)^(?:\x{feff})?` + plain.KeyStart)
 	tunnelKey = regexp.MustCompile(`(?mi)^\s*(PrivateKey|PresharedKey)\s*=\s*[A-Za-z0-9+/]{43}=`)
 	quotedKey = regexp.MustCompile(`(?m)(?:^|[\s{;])secret\s+"[A-Za-z0-9+/=]{16,}"`)
-	// A setting of a configuration, or of a program that is one: password = x, $cfg['secret'] = 'x', "jwtSecret": "x".
+	// A setting of a configuration, or of a program that is one: password = x, $cfg['secret'] = 'x',
+	// "jwtSecret": "x". A setting that only begins with such a word is none: token_endpoint = x, password_file = x.
 	password = regexp.MustCompile(
-		`(?i)(?:^|[\s{(,;])[$\w.\[\]'"-]*(?:pass|passwd|password|secret|token|(?:api|des|secret|private)_?key)[\w'"\]]*\s*(?:=>?|:)\s*["']?[^\s"'<>{}$=]{8,}`)
+		`(?i)(?:^|[\s{(,;])[$\w.\[\]'"-]*(?:pass|passwd|password|secret|token|(?:api|des|secret|private)_?key)(?:_?key)?(?:_base)?['"\]]*\s*(?:=>?|:)\s*["']?[^\s"'<>{}$=]{8,}`)
 	// A password as it is saved (crypt(5)), of a user of a web server.
 	savedPassword = regexp.MustCompile(`(?m)^[^:\s]+:(?:\$(?:apr1|1|2[aby]|5|6|y|7)\$|\{SHA\})`)
 	singleWord    = regexp.MustCompile(`^[A-Za-z0-9+/=_.:-]{20,}$`)

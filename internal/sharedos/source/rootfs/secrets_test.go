@@ -169,6 +169,7 @@ func TestSecretsThatABuildMakesAreLeftOut(t *testing.T) {
 		"etc/app/trust.jks":           keyStore(2),
 		"etc/app/readable":            random(512),
 		"etc/app/no-secrets":          private("# client server secret\n\n; password = gooGhu7wahch\n"),
+		"etc/app/endpoint":            private("token_endpoint: https://idp.example.com/token\npassword_file = /etc/app/file\n"),
 		"etc/app/names":               private("the secret of a name: none\nkey = value-of-it\n"),
 		"etc/app/config":              private("port = 80\n# password = an example\npassword = {{ password }}\n"),
 		"etc/app/archive.gz":          private("\x1f\x8b" + random(512)),
