@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/agentapi"
+	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
 	"github.com/sharedos/terraform-provider-sharedos/provider/providertest"
 )
 
@@ -27,6 +28,9 @@ func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
 		return `interfaces = { lan = { user = { forwards = { "` + port + `" = 22 } } } }`
 	}
 	const mac = `interfaces = { lan = { bridge = "br0", mac = "52:54:00:00:00:01" } }`
+	graphics := func(port string) string { return `graphics = { port = ` + port + ` }` }
+	const device = `host_devices = { stick = { usb = "1d6b:0002" } }`
+	world.Domains.Devices = []hypervisor.HostDevice{{USB: "1d6b:0002"}}
 	const volume = `disks = { data = { volume = "shared" } }`
 	steps := []resource.TestStep{}
 	for _, mistake := range []struct {
@@ -40,6 +44,10 @@ func TestWhatTheHostCannotDoIsRefusedByThePlan(t *testing.T) {
 		{web("running = false\n"+forward("8080")) + named("other", "other", forward("8080")), []string{"port 8080", "is forwarded to VM", "too"}},
 		{web(mac) + named("other", "other", mac), []string{"MAC address 52:54:00:00:00:01", "that of VM", "too"}},
 		{web(volume) + named("other", "other", volume), []string{`volume "shared"`, "is a disk of VM", "read_only"}},
+		{web(graphics("2222")), []string{"port 2222 of the host is in use", "libvirt then chooses one"}},
+		{web(graphics("5999")) + named("other", "other", graphics("5999")),
+			[]string{"port 5999 of the host is that of the graphics of VM", "too"}},
+		{web(device) + named("other", "other", device), []string{"device 1d6b:0002 of the host is passed through to VM", "too"}},
 		{web(`interfaces = { lan = { bridge = "br0", queues = 2 } }`),
 			[]string{"2 queues, and the VM has at most 1 processors", "Set queues to"}},
 		{web(`interfaces = { lan = { bridge = "br0", vlan = 7 } }`),

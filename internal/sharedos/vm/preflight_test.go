@@ -2,11 +2,14 @@ package vm_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/guestconfig"
 	"github.com/sharedos/terraform-provider-sharedos/internal/sharedos/hypervisor"
@@ -376,5 +379,35 @@ func TestAnInterruptedVMIsNotInItsOwnWay(t *testing.T) {
 	found, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want})
 	if err != nil || len(found) != 1 || !found[0].Possible || !strings.Contains(found[0].Err.Error(), w.spec().UUID) {
 		t.Errorf("found %+v, %v; want that it is continued", found, err)
+	}
+}
+
+// A patch that may be about what is not known yet, or that libvirt looks for at a start, is left to the apply.
+func TestAPatchIsTriedIfAllOfItIsKnown(t *testing.T) {
+	w := newWorld(t)
+	patch := hypervisor.Patch{Op: hypervisor.PatchRemove, Path: "/domain/devices/interface[1]/link"}
+	w.hypervisor.Devices = []hypervisor.HostDevice{{USB: "1d6b:0002"}}
+	w.hypervisor.Refuse = func(d hypervisor.Domain) error {
+		if len(d.Hardware.Patches) == 0 {
+			return nil
+		}
+		return &hypervisor.PatchError{Err: errors.New("matches nothing")}
+	}
+	for what, c := range map[string]struct {
+		interfaces map[string]hypervisor.Interface
+		devices    map[string]hypervisor.HostDevice
+		refused    bool
+	}{
+		"all is known":             {map[string]hypervisor.Interface{}, nil, true},
+		"interfaces are not known": {nil, nil, false},
+		"a device of USB":          {map[string]hypervisor.Interface{}, map[string]hypervisor.HostDevice{"a": {USB: "1d6b:0002"}}, false},
+	} {
+		want := w.spec()
+		want.Name, want.UUID = "new", uuid.NewString()
+		want.Interfaces, want.Hardware = c.interfaces, hypervisor.Hardware{Patches: []hypervisor.Patch{patch}, Devices: c.devices}
+		problems, err := w.fleet.Preflight(t.Context(), vm.Question{Want: want})
+		if err != nil || (len(problems) > 0) != c.refused {
+			t.Errorf("%s: %v, %v", what, problems, err)
+		}
 	}
 }

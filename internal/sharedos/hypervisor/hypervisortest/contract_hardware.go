@@ -156,4 +156,7 @@ func wrongHardware(t *testing.T, ctx context.Context, h hypervisor.Hypervisor) {
 	if _, err := h.FreePages(ctx, 2<<20); err != nil {
 		t.Error(err)
 	}
+	if free, err := h.FreePages(ctx, 512<<10); free != 0 || err != nil { // no host has pages of this size
+		t.Errorf("of a size that the host lacks there are %d, %v", free, err)
+	}
 }
